@@ -1,0 +1,1 @@
+//! containerd configuration: schema, versions, merging, checking and rendering

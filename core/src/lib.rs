@@ -1,0 +1,1 @@
+//! The Orlop microkernel: graph, loaders and servers

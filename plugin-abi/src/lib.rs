@@ -1,0 +1,1 @@
+//! The plugin contract, ABI and SDK of Orlop

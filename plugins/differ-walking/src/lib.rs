@@ -1,0 +1,1 @@
+//! Applies layers to mounts and makes layers out of two mounts

@@ -1,0 +1,1 @@
+//! Namespaced metadata over redb, and the mark and sweep of garbage collection

@@ -1,0 +1,1 @@
+//! The v2 task runtime: starts and supervises shims

@@ -1,0 +1,1 @@
+//! Named streams between a client and the daemon

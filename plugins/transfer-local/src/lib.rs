@@ -1,0 +1,1 @@
+//! Moves images between archives, registries and the local stores
