@@ -8,6 +8,7 @@
 //! behind a feature). What does not: any plugin, and anything that only the daemon needs.
 
 pub mod contract;
+pub mod filter;
 pub mod registration;
 pub mod services;
 
