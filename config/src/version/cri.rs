@@ -1,0 +1,168 @@
+//! CRI's one table of version 2 and its three of version 3: images, runtime and the server.
+
+use toml::{Table, Value};
+
+use super::{subtable, subtable_or_new};
+
+const SERVER: &str = "io.containerd.grpc.v1.cri";
+const IMAGES: &str = "io.containerd.cri.v1.images";
+const RUNTIME: &str = "io.containerd.cri.v1.runtime";
+
+/// Keys that stay with the server.
+const SERVER_KEYS: [&str; 6] = [
+    "disable_tcp_service",
+    "stream_server_address",
+    "stream_server_port",
+    "stream_idle_timeout",
+    "enable_tls_streaming",
+    "x509_key_pair_streaming",
+];
+/// Keys that moved to images under their own name.
+const IMAGES_KEYS: [&str; 6] = [
+    "registry",
+    "image_decryption",
+    "max_concurrent_downloads",
+    "image_pull_progress_timeout",
+    "image_pull_with_sync_fs",
+    "stats_collect_period",
+];
+/// Keys that moved to images out of `containerd`.
+const CONTAINERD_IMAGES_KEYS: [&str; 3] = ["snapshotter", "disable_snapshot_annotations", "discard_unpacked_layers"];
+
+/// Splits the one table. Keys that a new table already has win over the old table's, except where containerd lets
+/// the old one win (everything that moves to images).
+pub(super) fn split(plugins: &mut Table) {
+    let Some(Value::Table(mut old)) = plugins.remove(SERVER) else { return };
+    let mut server = Table::new();
+    for key in SERVER_KEYS {
+        move_key(&mut old, &mut server, key);
+    }
+    plugins.insert(SERVER.into(), Value::Table(server));
+
+    let sandbox_image = old.remove("sandbox_image");
+    let mut from_containerd = Table::new();
+    if let Some(containerd) = subtable(&mut old, "containerd") {
+        for key in CONTAINERD_IMAGES_KEYS {
+            move_key(containerd, &mut from_containerd, key);
+        }
+    }
+    let for_images: Vec<_> = IMAGES_KEYS.iter().filter_map(|key| old.remove_entry(*key)).collect();
+    if let Some(images) = subtable_or_new(plugins, IMAGES) {
+        if let (Some(image), Some(pinned)) = (sandbox_image, sandbox_slot(images)) {
+            pinned.insert("sandbox".into(), image);
+        }
+        images.extend(for_images);
+        images.extend(from_containerd);
+        if subtable(images, "pinned_images").is_some_and(|pinned| pinned.is_empty()) {
+            images.remove("pinned_images");
+        }
+    }
+
+    if let Some(cni) = subtable(&mut old, "cni") {
+        if let Some(dir) = cni.remove("bin_dir") {
+            cni.entry("bin_dirs").or_insert_with(|| Value::Array(vec![dir]));
+        }
+    }
+    for_each_runtime(&mut old, |runtime| {
+        if let Some(mode) = runtime.remove("sandbox_mode") {
+            runtime.entry("sandboxer").or_insert(mode);
+        }
+    });
+    if let Some(runtime) = subtable_or_new(plugins, RUNTIME) {
+        crate::merge::fill(runtime, old);
+    }
+}
+
+/// Puts the three tables back into version 2's one, for printing that version.
+///
+/// Keys that version 2 does not have stay under their new names; `stats_collect_period` has two meanings in version
+/// 3 and keeps the one of images, which is version 2's.
+pub(crate) fn join(plugins: &mut Table) {
+    let images = plugins.remove(IMAGES);
+    let runtime = plugins.remove(RUNTIME);
+    if images.is_none() && runtime.is_none() {
+        return;
+    }
+    let Some(joined) = subtable_or_new(plugins, SERVER) else { return };
+    if let Some(Value::Table(runtime)) = runtime {
+        joined.extend(runtime);
+    }
+    joined.remove("stats_collect_period");
+    if let Some(cni) = subtable(joined, "cni") {
+        let single = match cni.get("bin_dirs") {
+            Some(Value::Array(dirs)) if dirs.len() == 1 => dirs.first().cloned(),
+            _ => None,
+        };
+        if let Some(dir) = single {
+            cni.remove("bin_dirs");
+            cni.insert("bin_dir".into(), dir);
+        }
+    }
+    for_each_runtime(joined, |runtime| {
+        if let Some(sandboxer) = runtime.remove("sandboxer") {
+            runtime.insert("sandbox_mode".into(), sandboxer);
+        }
+    });
+    let Some(Value::Table(mut images)) = images else { return };
+    if let Some(pinned) = subtable(&mut images, "pinned_images") {
+        let image = pinned.remove("sandbox");
+        if pinned.is_empty() {
+            images.remove("pinned_images");
+        }
+        if let Some(image) = image {
+            joined.insert("sandbox_image".into(), image);
+        }
+    }
+    if CONTAINERD_IMAGES_KEYS.iter().any(|key| images.contains_key(*key)) {
+        if let Some(containerd) = subtable_or_new(joined, "containerd") {
+            for key in CONTAINERD_IMAGES_KEYS {
+                move_key(&mut images, containerd, key);
+            }
+        }
+    }
+    joined.extend(images);
+}
+
+/// Removes what no CRI reads any more from version 3 on, and names what was set to something.
+pub(crate) fn drop_retired(plugins: &mut Table) -> Vec<String> {
+    let mut dropped = Vec::new();
+    let Some(runtime) = subtable(plugins, RUNTIME) else { return dropped };
+    let mut drop = |table: &mut Table, prefix: &str, keys: &[&str]| {
+        for key in keys {
+            if table.remove(*key).is_some_and(|value| !crate::merge::is_zero(&value)) {
+                dropped.push(format!("plugins.\"{RUNTIME}\".{prefix}{key}"));
+            }
+        }
+    };
+    drop(runtime, "", &["systemd_cgroup", "disable_cgroup"]);
+    if let Some(containerd) = subtable(runtime, "containerd") {
+        drop(containerd, "containerd.", &["no_pivot", "default_runtime", "untrusted_workload_runtime"]);
+        if let Some(runtimes) = subtable(containerd, "runtimes") {
+            for (name, runtime) in runtimes.iter_mut() {
+                if let Value::Table(runtime) = runtime {
+                    drop(runtime, &format!("containerd.runtimes.{name}."), &["runtime_engine", "runtime_root"]);
+                }
+            }
+        }
+    }
+    dropped
+}
+
+fn sandbox_slot(images: &mut Table) -> Option<&mut Table> {
+    subtable_or_new(images, "pinned_images")
+}
+
+fn for_each_runtime(cri: &mut Table, mut visit: impl FnMut(&mut Table)) {
+    let Some(runtimes) = subtable(cri, "containerd").and_then(|containerd| subtable(containerd, "runtimes")) else { return };
+    for (_, runtime) in runtimes.iter_mut() {
+        if let Value::Table(runtime) = runtime {
+            visit(runtime);
+        }
+    }
+}
+
+fn move_key(from: &mut Table, to: &mut Table, key: &str) {
+    if let Some((key, value)) = from.remove_entry(key) {
+        to.insert(key, value);
+    }
+}
