@@ -82,7 +82,9 @@ impl FromStr for GoDuration {
             if whole.is_empty() && fraction.is_empty() {
                 return Err(malformed());
             }
-            let unit_end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+            let unit_end = after
+                .find(|c: char| c == '.' || c.is_ascii_digit())
+                .unwrap_or(after.len());
             let (unit, after) = after.split_at(unit_end);
             let scale = match unit {
                 "" => return Err(DurationError::MissingUnit(text.into())),
@@ -92,9 +94,18 @@ impl FromStr for GoDuration {
                 "s" => SECOND,
                 "m" => 60 * SECOND,
                 "h" => 3600 * SECOND,
-                _ => return Err(DurationError::UnknownUnit { text: text.into(), unit: unit.into() }),
+                _ => {
+                    return Err(DurationError::UnknownUnit {
+                        text: text.into(),
+                        unit: unit.into(),
+                    });
+                }
             };
-            let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| overflow())? };
+            let whole: u64 = if whole.is_empty() {
+                0
+            } else {
+                whole.parse().map_err(|_| overflow())?
+            };
             total += u128::from(whole) * u128::from(scale) + fraction_nanos(fraction, scale);
             if total > 1 << 63 {
                 return Err(overflow());
@@ -165,7 +176,9 @@ impl Serialize for GoDuration {
 
 impl<'de> Deserialize<'de> for GoDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -206,16 +219,38 @@ mod tests {
 
     #[test]
     fn refuses_what_go_refuses() {
-        for text in ["", "3", "s", ".s", "1d", "-", "1 s", "abc", "1s2", "9223372036854775808ns", "2562048h", "99999999999999999999s"] {
+        for text in [
+            "",
+            "3",
+            "s",
+            ".s",
+            "1d",
+            "-",
+            "1 s",
+            "abc",
+            "1s2",
+            "9223372036854775808ns",
+            "2562048h",
+            "99999999999999999999s",
+        ] {
             assert!(text.parse::<GoDuration>().is_err(), "{text:?}");
         }
-        assert_eq!("1d".parse::<GoDuration>(), Err(DurationError::UnknownUnit { text: "1d".into(), unit: "d".into() }));
+        assert_eq!(
+            "1d".parse::<GoDuration>(),
+            Err(DurationError::UnknownUnit {
+                text: "1d".into(),
+                unit: "d".into()
+            })
+        );
     }
 
     #[test]
     fn negative_spans_have_no_std_form() {
         assert_eq!(GoDuration::from_nanos(-1).to_std(), None);
-        assert_eq!(GoDuration::from(Duration::from_secs(3)).to_std(), Some(Duration::from_secs(3)));
+        assert_eq!(
+            GoDuration::from(Duration::from_secs(3)).to_std(),
+            Some(Duration::from_secs(3))
+        );
         assert_eq!(GoDuration::from(Duration::MAX).as_nanos(), i64::MAX);
     }
 

@@ -38,7 +38,10 @@ pub enum ConfigError {
         message: String,
     },
     /// A version this build does not know, or not an integer.
-    #[error("{file}: configuration version {found} is not known; use 1 to {}", crate::LATEST_VERSION)]
+    #[error(
+        "{file}: configuration version {found} is not known; use 1 to {}",
+        crate::LATEST_VERSION
+    )]
     Version {
         /// The file.
         file: String,

@@ -18,7 +18,11 @@ pub(crate) fn resolve(file: &Path, imports: &[String]) -> Result<Vec<PathBuf>, C
             continue;
         };
         // Go's `*` stops at a slash and matches a leading dot.
-        let options = glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
+        let options = glob::MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: false,
+        };
         let matches = glob::glob_with(pattern, options).map_err(|error| ConfigError::ImportPattern {
             file: file.into(),
             pattern: entry.clone(),
@@ -57,7 +61,12 @@ mod tests {
 
     #[test]
     fn cleaning_is_lexical() {
-        for (path, expected) in [("/a/./b/../c", "/a/c"), ("/..//x", "/x"), ("../x", "../x"), ("a/../../x", "../x")] {
+        for (path, expected) in [
+            ("/a/./b/../c", "/a/c"),
+            ("/..//x", "/x"),
+            ("../x", "../x"),
+            ("a/../../x", "../x"),
+        ] {
             assert_eq!(clean(Path::new(path)), Path::new(expected));
         }
     }
@@ -70,14 +79,27 @@ mod tests {
             std::fs::write(dir.path().join("conf.d").join(name), "").unwrap();
         }
         let main = dir.path().join("config.toml");
-        let found = resolve(&main, &["conf.d/*.toml".into(), "../none.toml".into(), "/abs.toml".into()]).unwrap();
+        let found = resolve(
+            &main,
+            &["conf.d/*.toml".into(), "../none.toml".into(), "/abs.toml".into()],
+        )
+        .unwrap();
         let parent = dir.path().parent().unwrap();
         let conf = dir.path().join("conf.d");
         assert_eq!(
             found,
-            [conf.join(".c.toml"), conf.join("a.toml"), conf.join("b.toml"), parent.join("none.toml"), "/abs.toml".into()]
+            [
+                conf.join(".c.toml"),
+                conf.join("a.toml"),
+                conf.join("b.toml"),
+                parent.join("none.toml"),
+                "/abs.toml".into()
+            ]
         );
         assert!(resolve(&main, &["none.d/*.toml".into()]).unwrap().is_empty());
-        assert!(matches!(resolve(&main, &["***".into()]), Err(ConfigError::ImportPattern { .. })));
+        assert!(matches!(
+            resolve(&main, &["***".into()]),
+            Err(ConfigError::ImportPattern { .. })
+        ));
     }
 }

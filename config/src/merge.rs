@@ -98,16 +98,36 @@ mod tests {
 
     #[test]
     fn later_scalars_win_but_zeros_do_not() {
-        check("root = '/a'\noom_score = 1", "root = '/b'", "root = '/b'\noom_score = 1");
-        check("root = '/a'\noom_score = 1", "root = ''\noom_score = 0", "root = '/a'\noom_score = 1");
+        check(
+            "root = '/a'\noom_score = 1",
+            "root = '/b'",
+            "root = '/b'\noom_score = 1",
+        );
+        check(
+            "root = '/a'\noom_score = 1",
+            "root = ''\noom_score = 0",
+            "root = '/a'\noom_score = 1",
+        );
         check("oom_score = 0", "oom_score = 1", "oom_score = 1");
-        check("[debug]\nlevel = 'info'", "[debug]\nformat = 'json'\nlevel = ''", "[debug]\nlevel = 'info'\nformat = 'json'");
+        check(
+            "[debug]\nlevel = 'info'",
+            "[debug]\nformat = 'json'\nlevel = ''",
+            "[debug]\nlevel = 'info'\nformat = 'json'",
+        );
     }
 
     #[test]
     fn plugin_lists_grow_without_repetition() {
-        check("disabled_plugins = ['a']", "disabled_plugins = ['b', 'a']", "disabled_plugins = ['a', 'b']");
-        check("required_plugins = ['a']", "required_plugins = []", "required_plugins = ['a']");
+        check(
+            "disabled_plugins = ['a']",
+            "disabled_plugins = ['b', 'a']",
+            "disabled_plugins = ['a', 'b']",
+        );
+        check(
+            "required_plugins = ['a']",
+            "required_plugins = []",
+            "required_plugins = ['a']",
+        );
         check("", "required_plugins = ['a']", "required_plugins = ['a']");
     }
 
@@ -118,7 +138,11 @@ mod tests {
             "[proxy_plugins.x]\naddress = '/z'",
             "[proxy_plugins.x]\naddress = '/z'\n[proxy_plugins.y]\ntype = 'diff'",
         );
-        check("timeouts = { a = '1s' }", "timeouts = { b = '2s' }", "timeouts = { a = '1s', b = '2s' }");
+        check(
+            "timeouts = { a = '1s' }",
+            "timeouts = { b = '2s' }",
+            "timeouts = { a = '1s', b = '2s' }",
+        );
     }
 
     #[test]

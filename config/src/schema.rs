@@ -280,7 +280,10 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (key, path) in [("root", &self.root), ("state", &self.state)] {
             if !path.is_absolute() {
-                return Err(ConfigError::Unusable(format!("{key} must be an absolute path, not {:?}", path.display().to_string())));
+                return Err(ConfigError::Unusable(format!(
+                    "{key} must be an absolute path, not {:?}",
+                    path.display().to_string()
+                )));
             }
         }
         if self.root == self.state {
@@ -308,7 +311,12 @@ fn default_timeouts() -> BTreeMap<String, GoDuration> {
         ("task.state", 2),
     ]
     .into_iter()
-    .map(|(name, seconds)| (format!("io.containerd.timeout.{name}"), GoDuration::from_nanos(seconds * SECOND)))
+    .map(|(name, seconds)| {
+        (
+            format!("io.containerd.timeout.{name}"),
+            GoDuration::from_nanos(seconds * SECOND),
+        )
+    })
     .collect()
 }
 

@@ -29,7 +29,11 @@ impl PluginSelector {
 
     /// Could it name a plugin at all: a short id, or `TYPE.vN.ID`?
     pub fn is_well_formed(&self) -> bool {
-        if self.is_short() { !self.0.is_empty() } else { plugin_id(&self.0).is_some() }
+        if self.is_short() {
+            !self.0.is_empty()
+        } else {
+            plugin_id(&self.0).is_some()
+        }
     }
 
     /// Does it name the plugin with this URI (`type.id`)?
@@ -46,7 +50,9 @@ pub(crate) fn plugin_id(uri: &str) -> Option<&str> {
     let mut start = 0;
     for part in uri.split('.') {
         let end = start + part.len();
-        let is_version = part.strip_prefix('v').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        let is_version = part
+            .strip_prefix('v')
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
         if start > 0 && is_version {
             return uri.get(end + 1..).filter(|id| !id.is_empty());
         }
@@ -79,12 +85,28 @@ mod tests {
             ("content", "io.containerd.content.v1.content", true),
             ("tent", "io.containerd.content.v1.content", false),
             ("io.containerd.grpc.v1.content", "io.containerd.grpc.v1.content", true),
-            ("io.containerd.grpc.v1.content", "io.containerd.content.v1.content", false),
-            ("io.containerd.monitor.v1.cgroups", "io.containerd.monitor.task.v1.cgroups", true),
-            ("io.containerd.monitor.container.v1.restart", "io.containerd.internal.v1.restart", true),
+            (
+                "io.containerd.grpc.v1.content",
+                "io.containerd.content.v1.content",
+                false,
+            ),
+            (
+                "io.containerd.monitor.v1.cgroups",
+                "io.containerd.monitor.task.v1.cgroups",
+                true,
+            ),
+            (
+                "io.containerd.monitor.container.v1.restart",
+                "io.containerd.internal.v1.restart",
+                true,
+            ),
             ("v1", "io.containerd.snapshotter.v1.overlayfs", false),
         ] {
-            assert_eq!(PluginSelector::from(selector).matches(uri), expected, "{selector} {uri}");
+            assert_eq!(
+                PluginSelector::from(selector).matches(uri),
+                expected,
+                "{selector} {uri}"
+            );
         }
     }
 

@@ -52,7 +52,12 @@ impl fmt::Display for Problem {
 
 impl From<Problem> for ConfigError {
     fn from(problem: Problem) -> Self {
-        Self::Text { file: problem.file, line: problem.line, column: problem.column, message: problem.message }
+        Self::Text {
+            file: problem.file,
+            line: problem.line,
+            column: problem.column,
+            message: problem.message,
+        }
     }
 }
 
@@ -84,7 +89,10 @@ fn examine(text: &str, filename: &str, known: Option<&PluginTables>) -> Vec<Prob
     walk.file(document.as_table(), known);
     let mut found = walk.found;
     found.sort_by_key(|(at, _, _)| *at);
-    found.into_iter().map(|(at, kind, message)| place.problem(at, kind, message)).collect()
+    found
+        .into_iter()
+        .map(|(at, kind, message)| place.problem(at, kind, message))
+        .collect()
 }
 
 struct Places<'a> {

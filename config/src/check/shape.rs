@@ -69,7 +69,10 @@ pub(super) fn plugins(version: i64, known: &PluginTables) -> Keys {
     }
     for (uri, defaults) in known {
         for name in [uri.as_str(), canonical_uri(uri), version_2_uri(uri)] {
-            all.named.entry(name.to_owned()).or_insert_with(|| Shape::Table(Keys::default())).extend(of_defaults(defaults));
+            all.named
+                .entry(name.to_owned())
+                .or_insert_with(|| Shape::Table(Keys::default()))
+                .extend(of_defaults(defaults));
         }
     }
     all
@@ -116,9 +119,15 @@ impl Shape {
 /// The shape of a plugin's defaults.
 fn of_defaults(defaults: &Table) -> Shape {
     if defaults.is_empty() {
-        return Shape::Table(Keys { named: BTreeMap::new(), other: Some(Box::new(Shape::Any)) });
+        return Shape::Table(Keys {
+            named: BTreeMap::new(),
+            other: Some(Box::new(Shape::Any)),
+        });
     }
-    let named = defaults.iter().map(|(key, value)| (key.clone(), of_default(value))).collect();
+    let named = defaults
+        .iter()
+        .map(|(key, value)| (key.clone(), of_default(value)))
+        .collect();
     Shape::Table(Keys { named, other: None })
 }
 
@@ -171,14 +180,19 @@ fn of_type(value: &Value) -> Shape {
             "absolute" => text(Text::Absolute),
             "sha256" => text(Text::Sha256),
             "isolation" => text(Text::OneOf(&["none", "process"])),
-            "level" => text(Text::OneOf(&["trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"])),
+            "level" => text(Text::OneOf(&[
+                "trace", "debug", "info", "warn", "warning", "error", "fatal", "panic",
+            ])),
             "format" => text(Text::OneOf(&["text", "json"])),
             "int" => Shape::Integer,
             "float" => Shape::Float,
             "bool" => Shape::Boolean,
             "strings" => list(text(Text::Any)),
             "plugins" => list(text(Text::Plugin)),
-            "map" => Shape::Table(Keys { named: BTreeMap::new(), other: Some(Box::new(Shape::Any)) }),
+            "map" => Shape::Table(Keys {
+                named: BTreeMap::new(),
+                other: Some(Box::new(Shape::Any)),
+            }),
             _ => Shape::Any,
         },
         _ => Shape::Any,
@@ -194,8 +208,13 @@ pub(crate) fn key_order(uri: &str, path: &[String]) -> Vec<String> {
     for name in path {
         at = at.and_then(|table| {
             let item = table.get(name).or_else(|| table.get("*"))?;
-            item.as_table_like().or_else(|| item.as_array_of_tables()?.get(0).map(|t| t as &dyn toml_edit::TableLike))
+            item.as_table_like().or_else(|| {
+                item.as_array_of_tables()?
+                    .get(0)
+                    .map(|t| t as &dyn toml_edit::TableLike)
+            })
         });
     }
-    at.map(|table| table.iter().map(|(key, _)| key.to_owned()).collect()).unwrap_or_default()
+    at.map(|table| table.iter().map(|(key, _)| key.to_owned()).collect())
+        .unwrap_or_default()
 }

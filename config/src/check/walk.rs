@@ -21,7 +21,9 @@ impl Walk {
         for (name, item) in file.iter() {
             match (name, known, item.as_table_like()) {
                 ("version", _, _) => {}
-                ("plugins", Some(known), Some(tables)) => self.plugins(tables, version, &shape::plugins(version, known)),
+                ("plugins", Some(known), Some(tables)) => {
+                    self.plugins(tables, version, &shape::plugins(version, known))
+                }
                 _ => self.entry(file, name, item, top, &mut Vec::new()),
             }
         }
@@ -50,18 +52,30 @@ impl Walk {
 
     fn plugins(&mut self, tables: &dyn TableLike, version: i64, known: &Keys) {
         for (name, item) in tables.iter() {
-            let uri = if version == 1 { uri_of_version_1(name) } else { name.to_owned() };
+            let uri = if version == 1 {
+                uri_of_version_1(name)
+            } else {
+                name.to_owned()
+            };
             let Some(shape) = known.named.get(&uri) else {
                 let mut message = format!("unknown plugin {name:?}");
                 if let Some(near) = nearest(&uri, known.named.keys().map(String::as_str)) {
                     message += &format!("; did you mean {near:?}?");
                 } else if version > 1 && !name.contains('.') {
-                    message += &format!("; version {version} names plugins in full, as {:?}", uri_of_version_1(name));
+                    message += &format!(
+                        "; version {version} names plugins in full, as {:?}",
+                        uri_of_version_1(name)
+                    );
                 }
                 self.report(key_at(tables, name), ProblemKind::UnknownPlugin, message);
                 continue;
             };
-            self.item(value_at(tables, name), item, shape, &mut vec!["plugins".into(), name.to_owned()]);
+            self.item(
+                value_at(tables, name),
+                item,
+                shape,
+                &mut vec!["plugins".into(), name.to_owned()],
+            );
         }
     }
 
@@ -73,7 +87,11 @@ impl Walk {
 
     fn entry(&mut self, table: &dyn TableLike, name: &str, item: &Item, keys: &Keys, path: &mut Vec<String>) {
         let Some(shape) = keys.named.get(name).or(keys.other.as_deref()) else {
-            let place = if path.is_empty() { "at the top level".to_owned() } else { format!("in [{}]", dotted(path)) };
+            let place = if path.is_empty() {
+                "at the top level".to_owned()
+            } else {
+                format!("in [{}]", dotted(path))
+            };
             let mut message = format!("unknown key {name:?} {place}");
             if let Some(near) = nearest(name, keys.named.keys().map(String::as_str)) {
                 message += &format!("; did you mean {near:?}?");
@@ -142,14 +160,16 @@ fn wrong_text(meaning: Text, text: &str) -> Option<String> {
         Text::Absolute if !text.is_empty() && !text.starts_with('/') => {
             Some(format!("must be an absolute path, not {text:?}"))
         }
-        Text::Plugin if !PluginSelector::from(text).is_well_formed() => {
-            Some(format!("{text:?} names no plugin; write a URI as \"io.containerd.snapshotter.v1.overlayfs\""))
-        }
+        Text::Plugin if !PluginSelector::from(text).is_well_formed() => Some(format!(
+            "{text:?} names no plugin; write a URI as \"io.containerd.snapshotter.v1.overlayfs\""
+        )),
         Text::Sha256 if !text.is_empty() && !(text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())) => {
             Some(format!("must be 64 hexadecimal digits, not {text:?}"))
         }
         Text::OneOf(values) if !text.is_empty() && !values.contains(&text) => {
-            let near = nearest(text, values.iter().copied()).map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+            let near = nearest(text, values.iter().copied())
+                .map(|near| format!("; did you mean {near:?}?"))
+                .unwrap_or_default();
             Some(format!("must be one of {}, not {text:?}{near}", values.join(", ")))
         }
         _ => None,
@@ -158,21 +178,38 @@ fn wrong_text(meaning: Text, text: &str) -> Option<String> {
 
 /// Where a key stands. A table that is only implied by its children has no place of its own: its first child's.
 fn key_at(table: &dyn TableLike, name: &str) -> usize {
-    table.get_key_value(name).and_then(|(key, _)| key.span()).map_or_else(|| value_at(table, name), |span| span.start)
+    table
+        .get_key_value(name)
+        .and_then(|(key, _)| key.span())
+        .map_or_else(|| value_at(table, name), |span| span.start)
 }
 
 fn value_at(table: &dyn TableLike, name: &str) -> usize {
-    let Some((key, item)) = table.get_key_value(name) else { return 0 };
+    let Some((key, item)) = table.get_key_value(name) else {
+        return 0;
+    };
     item.span().or_else(|| key.span()).map_or(0, |span| span.start)
 }
 
 /// A key path as TOML writes it.
 fn dotted(path: &[String]) -> String {
-    let bare = |name: &String| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    path.iter().map(|name| if bare(name) { name.clone() } else { format!("{name:?}") }).collect::<Vec<_>>().join(".")
+    let bare = |name: &String| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    };
+    path.iter()
+        .map(|name| if bare(name) { name.clone() } else { format!("{name:?}") })
+        .collect::<Vec<_>>()
+        .join(".")
 }
 
 fn article(type_name: &str) -> String {
-    let article = if type_name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    let article = if type_name.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    };
     format!("{article} {type_name}")
 }

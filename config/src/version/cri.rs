@@ -32,7 +32,9 @@ const CONTAINERD_IMAGES_KEYS: [&str; 3] = ["snapshotter", "disable_snapshot_anno
 /// Splits the one table. Keys that a new table already has win over the old table's, except where containerd lets
 /// the old one win (everything that moves to images).
 pub(super) fn split(plugins: &mut Table) {
-    let Some(Value::Table(mut old)) = plugins.remove(SERVER) else { return };
+    let Some(Value::Table(mut old)) = plugins.remove(SERVER) else {
+        return;
+    };
     let mut server = Table::new();
     for key in SERVER_KEYS {
         move_key(&mut old, &mut server, key);
@@ -47,14 +49,20 @@ pub(super) fn split(plugins: &mut Table) {
         }
     }
     let for_images: Vec<_> = IMAGES_KEYS.iter().filter_map(|key| old.remove_entry(*key)).collect();
-    if let Some(images) = subtable_or_new(plugins, IMAGES) {
-        if let (Some(image), Some(pinned)) = (sandbox_image, sandbox_slot(images)) {
-            pinned.insert("sandbox".into(), image);
-        }
-        images.extend(for_images);
-        images.extend(from_containerd);
-        if subtable(images, "pinned_images").is_some_and(|pinned| pinned.is_empty()) {
-            images.remove("pinned_images");
+    if old
+        .get("containerd")
+        .is_some_and(|containerd| containerd.as_table().is_some_and(Table::is_empty))
+    {
+        old.remove("containerd");
+    }
+    let mut for_images = Table::from_iter(for_images);
+    for_images.extend(from_containerd);
+    if sandbox_image.is_some() || !for_images.is_empty() {
+        if let Some(images) = subtable_or_new(plugins, IMAGES) {
+            images.extend(for_images);
+            if let (Some(image), Some(pinned)) = (sandbox_image, subtable_or_new(images, "pinned_images")) {
+                pinned.insert("sandbox".into(), image);
+            }
         }
     }
 
@@ -68,9 +76,21 @@ pub(super) fn split(plugins: &mut Table) {
             runtime.entry("sandboxer").or_insert(mode);
         }
     });
+    if old.is_empty() && !plugins.contains_key(RUNTIME) {
+        return;
+    }
     if let Some(runtime) = subtable_or_new(plugins, RUNTIME) {
         crate::merge::fill(runtime, old);
     }
+}
+
+/// Splits a plugin's whole default table for printing version 3 or later, and drops what those do not have. A CRI
+/// plugin that registers in three parts already is left alone.
+pub(crate) fn split_defaults(plugins: &mut Table) {
+    if !plugins.contains_key(IMAGES) && !plugins.contains_key(RUNTIME) {
+        split(plugins);
+    }
+    drop_retired(plugins);
 }
 
 /// Puts the three tables back into version 2's one, for printing that version.
@@ -83,7 +103,9 @@ pub(crate) fn join(plugins: &mut Table) {
     if images.is_none() && runtime.is_none() {
         return;
     }
-    let Some(joined) = subtable_or_new(plugins, SERVER) else { return };
+    let Some(joined) = subtable_or_new(plugins, SERVER) else {
+        return;
+    };
     if let Some(Value::Table(runtime)) = runtime {
         joined.extend(runtime);
     }
@@ -126,7 +148,9 @@ pub(crate) fn join(plugins: &mut Table) {
 /// Removes what no CRI reads any more from version 3 on, and names what was set to something.
 pub(crate) fn drop_retired(plugins: &mut Table) -> Vec<String> {
     let mut dropped = Vec::new();
-    let Some(runtime) = subtable(plugins, RUNTIME) else { return dropped };
+    let Some(runtime) = subtable(plugins, RUNTIME) else {
+        return dropped;
+    };
     let mut drop = |table: &mut Table, prefix: &str, keys: &[&str]| {
         for key in keys {
             if table.remove(*key).is_some_and(|value| !crate::merge::is_zero(&value)) {
@@ -136,11 +160,19 @@ pub(crate) fn drop_retired(plugins: &mut Table) -> Vec<String> {
     };
     drop(runtime, "", &["systemd_cgroup", "disable_cgroup"]);
     if let Some(containerd) = subtable(runtime, "containerd") {
-        drop(containerd, "containerd.", &["no_pivot", "default_runtime", "untrusted_workload_runtime"]);
+        drop(
+            containerd,
+            "containerd.",
+            &["no_pivot", "default_runtime", "untrusted_workload_runtime"],
+        );
         if let Some(runtimes) = subtable(containerd, "runtimes") {
             for (name, runtime) in runtimes.iter_mut() {
                 if let Value::Table(runtime) = runtime {
-                    drop(runtime, &format!("containerd.runtimes.{name}."), &["runtime_engine", "runtime_root"]);
+                    drop(
+                        runtime,
+                        &format!("containerd.runtimes.{name}."),
+                        &["runtime_engine", "runtime_root"],
+                    );
                 }
             }
         }
@@ -148,12 +180,10 @@ pub(crate) fn drop_retired(plugins: &mut Table) -> Vec<String> {
     dropped
 }
 
-fn sandbox_slot(images: &mut Table) -> Option<&mut Table> {
-    subtable_or_new(images, "pinned_images")
-}
-
 fn for_each_runtime(cri: &mut Table, mut visit: impl FnMut(&mut Table)) {
-    let Some(runtimes) = subtable(cri, "containerd").and_then(|containerd| subtable(containerd, "runtimes")) else { return };
+    let Some(runtimes) = subtable(cri, "containerd").and_then(|containerd| subtable(containerd, "runtimes")) else {
+        return;
+    };
     for (_, runtime) in runtimes.iter_mut() {
         if let Value::Table(runtime) = runtime {
             visit(runtime);

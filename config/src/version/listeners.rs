@@ -38,15 +38,44 @@ const KEYS: [(&str, &str, &[(&str, &str)]); 6] = [
             ("max_send_message_size", "tcp_max_send_message_size"),
         ],
     ),
-    (TTRPC, "ttrpc", &[("address", "address"), ("uid", "uid"), ("gid", "gid")]),
-    (DEBUG, "debug", &[("address", "address"), ("uid", "uid"), ("gid", "gid")]),
+    (
+        TTRPC,
+        "ttrpc",
+        &[("address", "address"), ("uid", "uid"), ("gid", "gid")],
+    ),
+    (
+        DEBUG,
+        "debug",
+        &[("address", "address"), ("uid", "uid"), ("gid", "gid")],
+    ),
     (METRICS, "metrics", &[("address", "address")]),
     (PROMETHEUS, "metrics", &[("grpc_histogram", "grpc_histogram")]),
 ];
 
-/// Is this one of the plugin tables that configure a listener of the daemon itself?
-pub(crate) fn to_top_level(uri: &str) -> Option<&'static str> {
-    KEYS.iter().find(|(plugin, _, _)| *plugin == uri).map(|(_, top, _)| *top)
+/// Moves complete listener settings (every key present, zeros included) into plugin tables, for printing version 4.
+pub(crate) fn lower_whole(config: &mut Table, plugins: &mut Table) {
+    let limits: Vec<_> = ["max_recv_message_size", "max_send_message_size"]
+        .into_iter()
+        .filter_map(|key| Some((key, config.get("grpc")?.get(key)?.clone())))
+        .collect();
+    for (plugin, top, keys) in KEYS {
+        let (Some(table), Some(target)) = (subtable(config, top), subtable_or_new(plugins, plugin)) else {
+            continue;
+        };
+        for (new, old) in keys {
+            if let Some(value) = table.remove(*old) {
+                target.insert((*new).into(), value);
+            }
+        }
+    }
+    if let Some(tcp) = subtable_or_new(plugins, GRPC_TCP) {
+        for (key, value) in limits {
+            tcp.entry(key).or_insert(value);
+        }
+    }
+    for top in ["grpc", "ttrpc", "metrics"] {
+        config.remove(top);
+    }
 }
 
 /// Version 3 → 4: moves the listeners of one file into plugin tables. A plugin table that the file already has wins.
@@ -82,7 +111,9 @@ pub(super) fn lower(file: &mut Table) {
     if moved.is_empty() {
         return;
     }
-    let Some(plugins) = subtable_or_new(file, "plugins") else { return };
+    let Some(plugins) = subtable_or_new(file, "plugins") else {
+        return;
+    };
     for (plugin, values) in moved {
         plugins.entry(plugin).or_insert(Value::Table(values));
     }
@@ -90,10 +121,17 @@ pub(super) fn lower(file: &mut Table) {
 
 fn derive_ttrpc(file: &mut Table) {
     let Some(grpc) = subtable(file, "grpc") else { return };
-    let Some(address) = grpc.get("address").and_then(Value::as_str).filter(|a| !a.is_empty()) else { return };
+    let Some(address) = grpc.get("address").and_then(Value::as_str).filter(|a| !a.is_empty()) else {
+        return;
+    };
     let address = format!("{address}.ttrpc");
-    let owner: Vec<_> = ["uid", "gid"].into_iter().filter_map(|key| Some((key, grpc.get(key)?.clone()))).collect();
-    let Some(ttrpc) = subtable_or_new(file, "ttrpc") else { return };
+    let owner: Vec<_> = ["uid", "gid"]
+        .into_iter()
+        .filter_map(|key| Some((key, grpc.get(key)?.clone())))
+        .collect();
+    let Some(ttrpc) = subtable_or_new(file, "ttrpc") else {
+        return;
+    };
     if ttrpc.get("address").is_none_or(crate::merge::is_zero) {
         ttrpc.insert("address".into(), address.into());
         for (key, value) in owner {
@@ -110,20 +148,27 @@ fn derive_ttrpc(file: &mut Table) {
 /// the default place.
 pub(crate) fn hoist(config: &mut Table) {
     for (plugin, top, keys) in KEYS {
-        let Some(Value::Table(mut values)) = subtable(config, "plugins").and_then(|plugins| plugins.remove(plugin)) else {
+        let Some(Value::Table(mut values)) = subtable(config, "plugins").and_then(|plugins| plugins.remove(plugin))
+        else {
             continue;
         };
-        let Some(table) = subtable_or_new(config, top) else { continue };
+        let Some(table) = subtable_or_new(config, top) else {
+            continue;
+        };
         for (new, old) in keys {
             if let Some(value) = values.remove(*new) {
                 table.insert((*old).into(), value);
             }
         }
     }
-    let moved = subtable(config, "grpc").and_then(|grpc| grpc.get("address")).is_some_and(|a| a.as_str() != Some(DEFAULT_ADDRESS));
+    let moved = subtable(config, "grpc")
+        .and_then(|grpc| grpc.get("address"))
+        .is_some_and(|a| a.as_str() != Some(DEFAULT_ADDRESS));
     if moved {
         if let Some(ttrpc) = subtable_or_new(config, "ttrpc") {
-            ttrpc.entry("address").or_insert_with(|| format!("{DEFAULT_ADDRESS}.ttrpc").into());
+            ttrpc
+                .entry("address")
+                .or_insert_with(|| format!("{DEFAULT_ADDRESS}.ttrpc").into());
         }
     }
 }

@@ -9,16 +9,22 @@ mod listeners;
 
 use toml::{Table, Value};
 
-pub(crate) use cri::{drop_retired as drop_retired_cri_keys, join as join_cri};
-pub(crate) use listeners::{hoist as hoist_listeners, to_top_level};
+pub(crate) use cri::{drop_retired as drop_retired_cri_keys, join as join_cri, split_defaults as split_cri_defaults};
+pub(crate) use listeners::{hoist as hoist_listeners, lower_whole as lower_whole_listeners};
 
 /// The newest configuration version.
 pub const LATEST_VERSION: i64 = 4;
 
 /// Plugins that containerd renamed: old URI, new URI.
-const RENAMED: [(&str, &str); 2] = [
-    ("io.containerd.internal.v1.restart", "io.containerd.monitor.container.v1.restart"),
-    ("io.containerd.monitor.v1.cgroups", "io.containerd.monitor.task.v1.cgroups"),
+pub(crate) const RENAMED: [(&str, &str); 2] = [
+    (
+        "io.containerd.internal.v1.restart",
+        "io.containerd.monitor.container.v1.restart",
+    ),
+    (
+        "io.containerd.monitor.v1.cgroups",
+        "io.containerd.monitor.task.v1.cgroups",
+    ),
 ];
 
 /// Bare ids of version 1 whose type cannot be guessed from the id.
@@ -78,7 +84,10 @@ pub(crate) fn declared(table: &Table) -> Result<Option<i64>, String> {
 pub(crate) fn lift(table: &mut Table, from: i64) {
     if from < 2 {
         if let Some(Value::Table(plugins)) = table.get_mut("plugins") {
-            *plugins = std::mem::take(plugins).into_iter().map(|(name, value)| (uri_of_version_1(&name), value)).collect();
+            *plugins = std::mem::take(plugins)
+                .into_iter()
+                .map(|(name, value)| (uri_of_version_1(&name), value))
+                .collect();
         }
     }
     if let Some(Value::Table(plugins)) = table.get_mut("plugins") {
@@ -103,11 +112,15 @@ pub(crate) fn rename(plugins: &mut Table) {
 
 /// Replaces `runtime.v2.task`'s `sched_core`, which version 4 has as an environment variable of the shim.
 pub(crate) fn move_sched_core(plugins: &mut Table) {
-    let Some(Value::Table(task)) = plugins.get_mut("io.containerd.runtime.v2.task") else { return };
+    let Some(Value::Table(task)) = plugins.get_mut("io.containerd.runtime.v2.task") else {
+        return;
+    };
     if task.remove("sched_core") != Some(Value::Boolean(true)) {
         return;
     }
-    let shim = plugins.entry("io.containerd.shim.v1.manager").or_insert_with(|| Value::Table(Table::new()));
+    let shim = plugins
+        .entry("io.containerd.shim.v1.manager")
+        .or_insert_with(|| Value::Table(Table::new()));
     if let Value::Table(shim) = shim {
         let env = shim.entry("env").or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(env) = env {
@@ -116,14 +129,17 @@ pub(crate) fn move_sched_core(plugins: &mut Table) {
     }
 }
 
-/// The table at `key`, when it is one and not empty of meaning.
+/// The table at `key`, when it is one.
 fn subtable<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Table> {
     table.get_mut(key).and_then(Value::as_table_mut)
 }
 
 /// The table at `key`, made when it is missing. `None` when something else is there.
 fn subtable_or_new<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Table> {
-    table.entry(key).or_insert_with(|| Value::Table(Table::new())).as_table_mut()
+    table
+        .entry(key)
+        .or_insert_with(|| Value::Table(Table::new()))
+        .as_table_mut()
 }
 
 #[cfg(test)]

@@ -88,16 +88,23 @@ fn listeners_move_and_ttrpc_follows_grpc() {
 
 #[test]
 fn unset_listeners_do_not_move() {
-    check_lift("version = 2\n[grpc]\nuid = 0\ntcp_address = ''\n[ttrpc]\naddress = ''\n[debug]\naddress = ''", "");
+    check_lift(
+        "version = 2\n[grpc]\nuid = 0\ntcp_address = ''\n[ttrpc]\naddress = ''\n[debug]\naddress = ''",
+        "",
+    );
 }
 
 #[test]
 fn sched_core_becomes_shim_environment() {
-    let mut plugins: Table = "['io.containerd.runtime.v2.task']\nsched_core = true\nplatforms = []".parse().unwrap();
+    let mut plugins: Table = "['io.containerd.runtime.v2.task']\nsched_core = true\nplatforms = []"
+        .parse()
+        .unwrap();
     move_sched_core(&mut plugins);
     assert_eq!(
         plugins,
-        "['io.containerd.runtime.v2.task']\nplatforms = []\n['io.containerd.shim.v1.manager']\nenv = ['SCHED_CORE=1']".parse().unwrap()
+        "['io.containerd.runtime.v2.task']\nplatforms = []\n['io.containerd.shim.v1.manager']\nenv = ['SCHED_CORE=1']"
+            .parse()
+            .unwrap()
     );
 }
 
