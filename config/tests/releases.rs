@@ -69,9 +69,13 @@ fn both_defaults_load_to_the_defaults_and_dump_as_version_2() {
         std::fs::write(&path, &dumped).unwrap();
         let mut again = load(&path).unwrap().config;
         again.version = config.version;
-        // Version 3's second `stats_collect_period` has no place in version 2, nor a TCP listener that is not there.
-        if let Some(runtime) = config.plugins.get_mut("io.containerd.cri.v1.runtime") {
-            runtime.remove("stats_collect_period");
+        // An empty `bin_dir` beside `bin_dirs` says nothing, and a TCP listener that is not there has no limits.
+        for tables in [&mut config.plugins, &mut again.plugins] {
+            let cni = tables
+                .get_mut("io.containerd.cri.v1.runtime")
+                .and_then(|t| t.get_mut("cni"))
+                .and_then(Value::as_table_mut);
+            cni.map(|cni| cni.remove("bin_dir"));
         }
         for config in [&mut config, &mut again] {
             (

@@ -9,7 +9,7 @@ use std::fmt;
 
 use toml_edit::Document;
 
-pub(crate) use shape::key_order;
+pub(crate) use shape::{key_order, take_newer_than_1_7};
 
 use crate::PluginTables;
 use crate::error::ConfigError;

@@ -218,3 +218,32 @@ pub(crate) fn key_order(uri: &str, path: &[String]) -> Vec<String> {
     at.map(|table| table.iter().map(|(key, _)| key.to_owned()).collect())
         .unwrap_or_default()
 }
+
+/// Takes out of a plugin's table every key that containerd 1.7's table of that plugin does not have.
+pub(crate) fn take_newer_than_1_7(uri: &str, table: &mut Table) -> Table {
+    match CONTAINERD_1_7.named.get(uri) {
+        Some(Shape::Table(keys)) => take_unknown(keys, table),
+        _ => Table::new(),
+    }
+}
+
+fn take_unknown(keys: &Keys, table: &mut Table) -> Table {
+    let mut taken = Table::new();
+    for (key, mut value) in std::mem::take(table) {
+        match (keys.named.get(&key).or(keys.other.as_deref()), &mut value) {
+            (None, _) => {
+                taken.insert(key, value);
+                continue;
+            }
+            (Some(Shape::Table(keys)), Value::Table(below)) => {
+                let newer = take_unknown(keys, below);
+                if !newer.is_empty() {
+                    taken.insert(key.clone(), Value::Table(newer));
+                }
+            }
+            _ => {}
+        }
+        table.insert(key, value);
+    }
+    taken
+}

@@ -95,8 +95,8 @@ pub(crate) fn split_defaults(plugins: &mut Table) {
 
 /// Puts the three tables back into version 2's one, for printing that version.
 ///
-/// Keys that version 2 does not have stay under their new names; `stats_collect_period` has two meanings in version
-/// 3 and keeps the one of images, which is version 2's.
+/// What version 2's table has no key for stays in the new tables, so nothing is lost: reading the result gives the
+/// three tables again.
 pub(crate) fn join(plugins: &mut Table) {
     let images = plugins.remove(IMAGES);
     let runtime = plugins.remove(RUNTIME);
@@ -106,11 +106,49 @@ pub(crate) fn join(plugins: &mut Table) {
     let Some(joined) = subtable_or_new(plugins, SERVER) else {
         return;
     };
-    if let Some(Value::Table(runtime)) = runtime {
+    let mut newer_runtime = Table::new();
+    if let Some(Value::Table(mut runtime)) = runtime {
+        // Version 2's key of this name is the one of images.
+        move_key(&mut runtime, &mut newer_runtime, "stats_collect_period");
+        rename_back(&mut runtime);
+        crate::merge::fill(
+            &mut newer_runtime,
+            crate::check::take_newer_than_1_7(SERVER, &mut runtime),
+        );
         joined.extend(runtime);
     }
-    joined.remove("stats_collect_period");
-    if let Some(cni) = subtable(joined, "cni") {
+    let mut newer_images = Table::new();
+    if let Some(Value::Table(mut images)) = images {
+        if let Some(pinned) = subtable(&mut images, "pinned_images") {
+            if let Some(image) = pinned.remove("sandbox") {
+                joined.insert("sandbox_image".into(), image);
+            }
+            if pinned.is_empty() {
+                images.remove("pinned_images");
+            }
+        }
+        for key in IMAGES_KEYS {
+            move_key(&mut images, joined, key);
+        }
+        if CONTAINERD_IMAGES_KEYS.iter().any(|key| images.contains_key(*key)) {
+            if let Some(containerd) = subtable_or_new(joined, "containerd") {
+                for key in CONTAINERD_IMAGES_KEYS {
+                    move_key(&mut images, containerd, key);
+                }
+            }
+        }
+        newer_images = images;
+    }
+    for (uri, newer) in [(IMAGES, newer_images), (RUNTIME, newer_runtime)] {
+        if !newer.is_empty() {
+            plugins.insert(uri.into(), Value::Table(newer));
+        }
+    }
+}
+
+/// Version 2's names for what it has in another form.
+fn rename_back(runtime: &mut Table) {
+    if let Some(cni) = subtable(runtime, "cni") {
         let single = match cni.get("bin_dirs") {
             Some(Value::Array(dirs)) if dirs.len() == 1 => dirs.first().cloned(),
             _ => None,
@@ -120,29 +158,11 @@ pub(crate) fn join(plugins: &mut Table) {
             cni.insert("bin_dir".into(), dir);
         }
     }
-    for_each_runtime(joined, |runtime| {
+    for_each_runtime(runtime, |runtime| {
         if let Some(sandboxer) = runtime.remove("sandboxer") {
             runtime.insert("sandbox_mode".into(), sandboxer);
         }
     });
-    let Some(Value::Table(mut images)) = images else { return };
-    if let Some(pinned) = subtable(&mut images, "pinned_images") {
-        let image = pinned.remove("sandbox");
-        if pinned.is_empty() {
-            images.remove("pinned_images");
-        }
-        if let Some(image) = image {
-            joined.insert("sandbox_image".into(), image);
-        }
-    }
-    if CONTAINERD_IMAGES_KEYS.iter().any(|key| images.contains_key(*key)) {
-        if let Some(containerd) = subtable_or_new(joined, "containerd") {
-            for key in CONTAINERD_IMAGES_KEYS {
-                move_key(&mut images, containerd, key);
-            }
-        }
-    }
-    joined.extend(images);
 }
 
 /// Removes what no CRI reads any more from version 3 on, and names what was set to something.
