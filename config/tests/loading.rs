@@ -1,5 +1,7 @@
 //! Files on disk: imports, order, cycles, versions, and what is refused.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 use orlop_config::{Config, ConfigError, DEFAULT_ADDRESS, Isolation, PluginSelector, load, load_or_default};

@@ -1,5 +1,7 @@
 //! The default configurations of two containerd releases: printed to the byte, checked, migrated, loaded.
 
+#![allow(clippy::unwrap_used)]
+
 use orlop_config::{LATEST_VERSION, PluginTables, check, dump, load, migrate, render_default};
 use toml::{Table, Value};
 

@@ -1,5 +1,7 @@
 //! Any configuration, printed as version 2: the text passes the check and reads back as the same configuration.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use orlop_config::{

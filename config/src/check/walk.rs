@@ -18,21 +18,22 @@ impl Walk {
     pub(super) fn file(&mut self, file: &Table, known: Option<&PluginTables>) {
         let version = self.version(file);
         let top = shape::top_level();
-        for (name, item) in file.iter() {
+        for (name, item) in file {
             match (name, known, item.as_table_like()) {
                 ("version", _, _) => {}
                 ("plugins", Some(known), Some(tables)) => {
-                    self.plugins(tables, version, &shape::plugins(version, known))
+                    self.plugins(tables, version, &shape::plugins(version, known));
                 }
                 _ => self.entry(file, name, item, top, &mut Vec::new()),
             }
         }
         let text = |key: &str| file.get(key).and_then(Item::as_str);
-        if let (Some(root), Some(state)) = (text("root"), text("state")) {
-            if root == state && !root.is_empty() {
-                let message = format!("root and state must be different directories, both are {root:?}");
-                self.report(value_at(file, "state"), ProblemKind::BadValue, message);
-            }
+        if let (Some(root), Some(state)) = (text("root"), text("state"))
+            && root == state
+            && !root.is_empty()
+        {
+            let message = format!("root and state must be different directories, both are {root:?}");
+            self.report(value_at(file, "state"), ProblemKind::BadValue, message);
         }
     }
 
@@ -60,12 +61,10 @@ impl Walk {
             let Some(shape) = known.named.get(&uri) else {
                 let mut message = format!("unknown plugin {name:?}");
                 if let Some(near) = nearest(&uri, known.named.keys().map(String::as_str)) {
-                    message += &format!("; did you mean {near:?}?");
+                    message.push_str(&did_you_mean(near));
                 } else if version > 1 && !name.contains('.') {
-                    message += &format!(
-                        "; version {version} names plugins in full, as {:?}",
-                        uri_of_version_1(name)
-                    );
+                    let full = uri_of_version_1(name);
+                    message = format!("{message}; version {version} names plugins in full, as {full:?}");
                 }
                 self.report(key_at(tables, name), ProblemKind::UnknownPlugin, message);
                 continue;
@@ -94,7 +93,7 @@ impl Walk {
             };
             let mut message = format!("unknown key {name:?} {place}");
             if let Some(near) = nearest(name, keys.named.keys().map(String::as_str)) {
-                message += &format!("; did you mean {near:?}?");
+                message.push_str(&did_you_mean(near));
             }
             self.report(key_at(table, name), ProblemKind::UnknownKey, message);
             return;
@@ -163,12 +162,12 @@ fn wrong_text(meaning: Text, text: &str) -> Option<String> {
         Text::Plugin if !PluginSelector::from(text).is_well_formed() => Some(format!(
             "{text:?} names no plugin; write a URI as \"io.containerd.snapshotter.v1.overlayfs\""
         )),
-        Text::Sha256 if !text.is_empty() && !(text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())) => {
+        Text::Sha256 if !text.is_empty() && !is_sha256(text) => {
             Some(format!("must be 64 hexadecimal digits, not {text:?}"))
         }
         Text::OneOf(values) if !text.is_empty() && !values.contains(&text) => {
             let near = nearest(text, values.iter().copied())
-                .map(|near| format!("; did you mean {near:?}?"))
+                .map(did_you_mean)
                 .unwrap_or_default();
             Some(format!("must be one of {}, not {text:?}{near}", values.join(", ")))
         }
@@ -189,6 +188,14 @@ fn value_at(table: &dyn TableLike, name: &str) -> usize {
         return 0;
     };
     item.span().or_else(|| key.span()).map_or(0, |span| span.start)
+}
+
+fn did_you_mean(near: &str) -> String {
+    format!("; did you mean {near:?}?")
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// A key path as TOML writes it.

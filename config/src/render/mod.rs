@@ -47,11 +47,11 @@ pub fn migrate(text: &str, filename: &str) -> Result<String, ConfigError> {
     let from = crate::load::file_version(&file, filename.as_ref())?.unwrap_or(1);
     version::lift(&mut file, from);
     let mut dropped = Vec::new();
-    if let Some(Value::Table(plugins)) = file.get_mut("plugins") {
-        if from < LATEST_VERSION {
-            version::move_sched_core(plugins);
-            dropped = version::drop_retired_cri_keys(plugins);
-        }
+    if let Some(Value::Table(plugins)) = file.get_mut("plugins")
+        && from < LATEST_VERSION
+    {
+        version::move_sched_core(plugins);
+        dropped = version::drop_retired_cri_keys(plugins);
     }
     if from < 2 {
         for list in ["disabled_plugins", "required_plugins"] {
@@ -66,11 +66,13 @@ pub fn migrate(text: &str, filename: &str) -> Result<String, ConfigError> {
         }
     }
     file.insert("version".into(), Value::Integer(LATEST_VERSION));
-    let notes: String = dropped
-        .iter()
-        .map(|key| format!("# {key} has no meaning in version {LATEST_VERSION} and was dropped\n"))
-        .collect();
-    Ok(notes + &writer::write(&file, Style::Declared))
+    let mut text = String::new();
+    for key in dropped {
+        text += "# ";
+        text += &key;
+        text += " has no meaning any more and was dropped\n";
+    }
+    Ok(text + &writer::write(&file, Style::Declared))
 }
 
 fn render(config: &Config, version: i64, plugins: &PluginTables) -> Result<String, ConfigError> {

@@ -231,8 +231,7 @@ fn defaults_pass_their_own_check_in_every_version() {
 fn a_migrated_file_says_only_what_the_old_one_said() {
     let old = "disabled_plugins = ['cri', 'aufs']\n[grpc]\naddress = '/x'\n[plugins.task]\nsched_core = true\n\
                [plugins.cri]\nsystemd_cgroup = true\ndisable_tcp_service = false";
-    let expected =
-        "# plugins.\"io.containerd.cri.v1.runtime\".systemd_cgroup has no meaning in version 4 and was dropped
+    let expected = "# plugins.\"io.containerd.cri.v1.runtime\".systemd_cgroup has no meaning any more and was dropped
 version = 4
 disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.snapshotter.v1.aufs']
 

@@ -140,10 +140,10 @@ impl Writer {
     }
 
     fn declared(&self) -> Vec<String> {
-        if let [plugins, uri, below @ ..] = self.path.as_slice() {
-            if plugins == "plugins" {
-                return key_order(uri, below);
-            }
+        if let [plugins, uri, below @ ..] = self.path.as_slice()
+            && plugins == "plugins"
+        {
+            return key_order(uri, below);
         }
         let here = |path: &[&str]| {
             path.len() == self.path.len()

@@ -57,19 +57,19 @@ pub(super) fn split(plugins: &mut Table) {
     }
     let mut for_images = Table::from_iter(for_images);
     for_images.extend(from_containerd);
-    if sandbox_image.is_some() || !for_images.is_empty() {
-        if let Some(images) = subtable_or_new(plugins, IMAGES) {
-            images.extend(for_images);
-            if let (Some(image), Some(pinned)) = (sandbox_image, subtable_or_new(images, "pinned_images")) {
-                pinned.insert("sandbox".into(), image);
-            }
+    if (sandbox_image.is_some() || !for_images.is_empty())
+        && let Some(images) = subtable_or_new(plugins, IMAGES)
+    {
+        images.extend(for_images);
+        if let (Some(image), Some(pinned)) = (sandbox_image, subtable_or_new(images, "pinned_images")) {
+            pinned.insert("sandbox".into(), image);
         }
     }
 
-    if let Some(cni) = subtable(&mut old, "cni") {
-        if let Some(dir) = cni.remove("bin_dir") {
-            cni.entry("bin_dirs").or_insert_with(|| Value::Array(vec![dir]));
-        }
+    if let Some(cni) = subtable(&mut old, "cni")
+        && let Some(dir) = cni.remove("bin_dir")
+    {
+        cni.entry("bin_dirs").or_insert_with(|| Value::Array(vec![dir]));
     }
     for_each_runtime(&mut old, |runtime| {
         if let Some(mode) = runtime.remove("sandbox_mode") {
@@ -130,11 +130,11 @@ pub(crate) fn join(plugins: &mut Table) {
         for key in IMAGES_KEYS {
             move_key(&mut images, joined, key);
         }
-        if CONTAINERD_IMAGES_KEYS.iter().any(|key| images.contains_key(*key)) {
-            if let Some(containerd) = subtable_or_new(joined, "containerd") {
-                for key in CONTAINERD_IMAGES_KEYS {
-                    move_key(&mut images, containerd, key);
-                }
+        if CONTAINERD_IMAGES_KEYS.iter().any(|key| images.contains_key(*key))
+            && let Some(containerd) = subtable_or_new(joined, "containerd")
+        {
+            for key in CONTAINERD_IMAGES_KEYS {
+                move_key(&mut images, containerd, key);
             }
         }
         newer_images = images;

@@ -12,8 +12,11 @@ const DEBUG: &str = "io.containerd.server.v1.debug";
 const METRICS: &str = "io.containerd.server.v1.metrics";
 const PROMETHEUS: &str = "io.containerd.metrics.v1.grpc-prometheus";
 
-/// Plugin table, top-level table, and (key in the plugin table, key at the top level).
-const KEYS: [(&str, &str, &[(&str, &str)]); 6] = [
+/// A key in the plugin table, and its name at the top level.
+type KeyPairs = &'static [(&'static str, &'static str)];
+
+/// Plugin table, top-level table, and the keys of one in the other.
+const KEYS: [(&str, &str, KeyPairs); 6] = [
     (
         GRPC,
         "grpc",
@@ -164,11 +167,9 @@ pub(crate) fn hoist(config: &mut Table) {
     let moved = subtable(config, "grpc")
         .and_then(|grpc| grpc.get("address"))
         .is_some_and(|a| a.as_str() != Some(DEFAULT_ADDRESS));
-    if moved {
-        if let Some(ttrpc) = subtable_or_new(config, "ttrpc") {
-            ttrpc
-                .entry("address")
-                .or_insert_with(|| format!("{DEFAULT_ADDRESS}.ttrpc").into());
-        }
+    if moved && let Some(ttrpc) = subtable_or_new(config, "ttrpc") {
+        ttrpc
+            .entry("address")
+            .or_insert_with(|| format!("{DEFAULT_ADDRESS}.ttrpc").into());
     }
 }

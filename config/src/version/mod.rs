@@ -82,13 +82,13 @@ pub(crate) fn declared(table: &Table) -> Result<Option<i64>, String> {
 
 /// Lifts one file's table to the newest form, in place.
 pub(crate) fn lift(table: &mut Table, from: i64) {
-    if from < 2 {
-        if let Some(Value::Table(plugins)) = table.get_mut("plugins") {
-            *plugins = std::mem::take(plugins)
-                .into_iter()
-                .map(|(name, value)| (uri_of_version_1(&name), value))
-                .collect();
-        }
+    if from < 2
+        && let Some(Value::Table(plugins)) = table.get_mut("plugins")
+    {
+        *plugins = std::mem::take(plugins)
+            .into_iter()
+            .map(|(name, value)| (uri_of_version_1(&name), value))
+            .collect();
     }
     if let Some(Value::Table(plugins)) = table.get_mut("plugins") {
         rename(plugins);
