@@ -1,1 +1,5 @@
-fn main() {}
+//! `orlopd`, the daemon.
+
+fn main() -> std::process::ExitCode {
+    orlop_core::cli::main()
+}

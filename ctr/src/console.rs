@@ -24,7 +24,10 @@ impl RawConsole {
     /// Takes the terminal. Fails when standard input is none.
     pub fn take() -> Result<Self> {
         let input = stdin();
-        anyhow::ensure!(input.is_terminal(), "a terminal was asked for (-t), but standard input is not one");
+        anyhow::ensure!(
+            input.is_terminal(),
+            "a terminal was asked for (-t), but standard input is not one"
+        );
         let before = tcgetattr(&input).context("cannot read the terminal's mode")?;
         let mut raw = before.clone();
         raw.make_raw();
@@ -35,7 +38,10 @@ impl RawConsole {
     /// Its present size.
     pub fn size(&self) -> Result<Size> {
         let size = tcgetwinsize(&self.input).context("cannot read the terminal's size")?;
-        Ok(Size { width: size.ws_col.into(), height: size.ws_row.into() })
+        Ok(Size {
+            width: size.ws_col.into(),
+            height: size.ws_row.into(),
+        })
     }
 }
 
@@ -94,10 +100,40 @@ mod tests {
     #[test]
     fn the_sequence_is_found_across_reads_and_everything_else_passes() {
         let mut keys = DetachKeys::default();
-        assert_eq!(keys.feed(b"ab\x10"), Typed { bytes: b"ab".to_vec(), detach: false });
-        assert_eq!(keys.feed(b"c"), Typed { bytes: b"\x10c".to_vec(), detach: false });
-        assert_eq!(keys.feed(b"\x10\x10"), Typed { bytes: b"\x10".to_vec(), detach: false });
-        assert_eq!(keys.feed(b"\x11rest"), Typed { bytes: Vec::new(), detach: true });
-        assert_eq!(keys.feed(b"\x11"), Typed { bytes: b"\x11".to_vec(), detach: false });
+        assert_eq!(
+            keys.feed(b"ab\x10"),
+            Typed {
+                bytes: b"ab".to_vec(),
+                detach: false
+            }
+        );
+        assert_eq!(
+            keys.feed(b"c"),
+            Typed {
+                bytes: b"\x10c".to_vec(),
+                detach: false
+            }
+        );
+        assert_eq!(
+            keys.feed(b"\x10\x10"),
+            Typed {
+                bytes: b"\x10".to_vec(),
+                detach: false
+            }
+        );
+        assert_eq!(
+            keys.feed(b"\x11rest"),
+            Typed {
+                bytes: Vec::new(),
+                detach: true
+            }
+        );
+        assert_eq!(
+            keys.feed(b"\x11"),
+            Typed {
+                bytes: b"\x11".to_vec(),
+                detach: false
+            }
+        );
     }
 }

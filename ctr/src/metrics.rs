@@ -43,12 +43,16 @@ enum Metrics {
 pub async fn metrics(client: &Client, args: &MetricsArgs) -> Result<()> {
     crate::task::load(client, &args.id).await?;
     crate::task::state(client, &args.id, "").await?;
-    let request = MetricsRequest { filters: vec![format!("id=={}", args.id)] };
+    let request = MetricsRequest {
+        filters: vec![format!("id=={}", args.id)],
+    };
     let answer = client.tasks().metrics(client.request(request)).await?.into_inner();
     let Some(metric) = answer.metrics.into_iter().next() else {
         bail!("no metrics received for task {}", args.id);
     };
-    let data = metric.data.with_context(|| format!("the metrics of task {} are empty", args.id))?;
+    let data = metric
+        .data
+        .with_context(|| format!("the metrics of task {} are empty", args.id))?;
     let metrics = parse(&data)?;
     match args.format {
         Format::Json => crate::container::info::print_json(&match &metrics {
@@ -74,11 +78,18 @@ pub async fn metrics(client: &Client, args: &MetricsArgs) -> Result<()> {
 fn parse(data: &prost_types::Any) -> Result<Metrics> {
     let what = || format!("cannot read metrics of type {}", data.type_url);
     if data.type_url.ends_with("io.containerd.cgroups.v1.Metrics") {
-        Ok(Metrics::V1(Box::new(V1::parse_from_bytes(&data.value).with_context(what)?)))
+        Ok(Metrics::V1(Box::new(
+            V1::parse_from_bytes(&data.value).with_context(what)?,
+        )))
     } else if data.type_url.ends_with("io.containerd.cgroups.v2.Metrics") {
-        Ok(Metrics::V2(Box::new(V2::parse_from_bytes(&data.value).with_context(what)?)))
+        Ok(Metrics::V2(Box::new(
+            V2::parse_from_bytes(&data.value).with_context(what)?,
+        )))
     } else {
-        bail!("cannot convert metric data to cgroups.Metrics: {} is not known to this client", data.type_url)
+        bail!(
+            "cannot convert metric data to cgroups.Metrics: {} is not known to this client",
+            data.type_url
+        )
     }
 }
 
@@ -132,9 +143,7 @@ fn to_json(message: &dyn MessageDyn) -> Value {
     let mut object = Map::new();
     for field in message.descriptor_dyn().fields() {
         let value = match field.get_reflect(message) {
-            ReflectFieldRef::Optional(value) => {
-                value.value().filter(is_set).map(|value| value_json(&value))
-            }
+            ReflectFieldRef::Optional(value) => value.value().filter(is_set).map(|value| value_json(&value)),
             ReflectFieldRef::Repeated(values) if !values.is_empty() => {
                 Some(values.into_iter().map(|value| value_json(&value)).collect())
             }
@@ -150,9 +159,11 @@ fn to_json(message: &dyn MessageDyn) -> Value {
 fn is_set(value: &ReflectValueRef) -> bool {
     match value {
         ReflectValueRef::Message(_) => true,
-        value => !matches!(value_json(value), Value::Bool(false))
-            && value_json(value).as_f64() != Some(0.0)
-            && value_json(value).as_str() != Some(""),
+        value => {
+            !matches!(value_json(value), Value::Bool(false))
+                && value_json(value).as_f64() != Some(0.0)
+                && value_json(value).as_str() != Some("")
+        }
     }
 }
 
@@ -160,14 +171,13 @@ fn value_json(value: &ReflectValueRef) -> Value {
     match value {
         ReflectValueRef::U32(n) => Value::from(*n),
         ReflectValueRef::U64(n) => Value::from(*n),
-        ReflectValueRef::I32(n) => Value::from(*n),
+        ReflectValueRef::I32(n) | ReflectValueRef::Enum(_, n) => Value::from(*n),
         ReflectValueRef::I64(n) => Value::from(*n),
         ReflectValueRef::F32(n) => Value::from(*n),
         ReflectValueRef::F64(n) => Value::from(*n),
         ReflectValueRef::Bool(b) => Value::from(*b),
         ReflectValueRef::String(s) => Value::from(*s),
         ReflectValueRef::Bytes(b) => Value::from(*b),
-        ReflectValueRef::Enum(_, n) => Value::from(*n),
         ReflectValueRef::Message(message) => to_json(&**message),
     }
 }
@@ -179,25 +189,43 @@ mod tests {
 
     fn reading() -> V2 {
         let mut metrics = V2::new();
-        metrics.pids = Some(PidsStat { current: 3, ..PidsStat::default() }).into();
-        metrics.memory = Some(MemoryStat { usage: 4096, usage_limit: u64::MAX, ..MemoryStat::default() }).into();
+        metrics.pids = Some(PidsStat {
+            current: 3,
+            ..PidsStat::default()
+        })
+        .into();
+        metrics.memory = Some(MemoryStat {
+            usage: 4096,
+            usage_limit: u64::MAX,
+            ..MemoryStat::default()
+        })
+        .into();
         metrics
     }
 
     #[test]
     fn a_reading_is_told_apart_by_its_type() {
-        let any = |url: &str| prost_types::Any { type_url: url.to_owned(), value: reading().write_to_bytes().unwrap() };
+        let any = |url: &str| prost_types::Any {
+            type_url: url.to_owned(),
+            value: reading().write_to_bytes().unwrap(),
+        };
         let parsed = parse(&any("io.containerd.cgroups.v2.Metrics")).unwrap();
         let rows = rows(&parsed);
         assert_eq!(rows[0], ("pids.current", "3".to_owned()));
         assert!(rows.contains(&("memory.usage_limit", u64::MAX.to_string())));
-        assert!(!rows.iter().any(|(name, _)| name.starts_with("cpu.")), "no cpu part, no cpu lines");
+        assert!(
+            !rows.iter().any(|(name, _)| name.starts_with("cpu.")),
+            "no cpu part, no cpu lines"
+        );
         assert!(parse(&any("acme.Metrics")).is_err());
     }
 
     #[test]
     fn json_has_field_names_and_leaves_zeros_out() {
         let json = to_json(&reading());
-        assert_eq!(json, serde_json::json!({"pids": {"current": 3}, "memory": {"usage": 4096, "usage_limit": u64::MAX}}));
+        assert_eq!(
+            json,
+            serde_json::json!({"pids": {"current": 3}, "memory": {"usage": 4096, "usage_limit": u64::MAX}})
+        );
     }
 }

@@ -31,15 +31,25 @@ pub struct RunArgs {
     #[command(flatten)]
     run: RunFlags,
     /// Image or rootfs, container id, command and arguments; with --config the container id alone
-    #[arg(value_name = "IMAGE|ROOTFS ID [COMMAND] [ARG...]", required = true, trailing_var_arg = true)]
+    #[arg(
+        value_name = "IMAGE|ROOTFS ID [COMMAND] [ARG...]",
+        required = true,
+        trailing_var_arg = true
+    )]
     args: Vec<String>,
 }
 
 /// Runs the container; answers the status that `ctr` exits with.
 pub async fn run(client: &Client, args: &RunArgs) -> Result<u32> {
     let wanted = Wanted::new(&args.args, &args.container, &args.run, args.platform.as_deref())?;
-    ensure!(!(args.rm && args.task.detach), "flags --detach and --rm cannot be specified together");
-    ensure!(!args.cni, "--cni is not supported by this client yet: use --net-host or --with-ns network:PATH");
+    ensure!(
+        !(args.rm && args.task.detach),
+        "flags --detach and --rm cannot be specified together"
+    );
+    ensure!(
+        !args.cni,
+        "--cni is not supported by this client yet: use --net-host or --with-ns network:PATH"
+    );
     let (container, spec) = make(client, &wanted).await?;
     let status = async {
         if let Some(path) = &args.dump_config {
@@ -49,11 +59,11 @@ pub async fn run(client: &Client, args: &RunArgs) -> Result<u32> {
         run_task(client, &container, &spec, &args.task, args.container.spec.no_pivot).await
     };
     let status = status.await;
-    if args.rm {
-        if let Err(error) = remove(client, &container, false).await {
-            let message = crate::client::describe(&error);
-            eprintln!("ctr: failed to clean up container {}: {message}", container.id);
-        }
+    if args.rm
+        && let Err(error) = remove(client, &container, false).await
+    {
+        let message = crate::client::describe(&error);
+        eprintln!("ctr: failed to clean up container {}: {message}", container.id);
     }
     status
 }

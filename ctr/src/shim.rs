@@ -90,29 +90,46 @@ struct ExecArgs {
 
 /// Runs a command. Only the daemon's address and the namespace are taken from `client`.
 pub async fn run(args: &ShimArgs, client: &Client) -> Result<()> {
-    ensure!(!args.id.is_empty(), "container id must be specified: ctr shim --id ID …");
+    ensure!(
+        !args.id.is_empty(),
+        "container id must be specified: ctr shim --id ID …"
+    );
     let shim = Shim::connect(args, client).await?;
     let id = args.id.clone();
     match &args.command {
         Command::State => {
-            let request = StateRequest { id, ..StateRequest::default() };
+            let request = StateRequest {
+                id,
+                ..StateRequest::default()
+            };
             let state: StateResponse = shim.call("State", &request).await?;
             print_json(&state_json(&state))
         }
         Command::Start(process) => {
             let exec_id = process.exec_id.clone().unwrap_or_default();
-            let request = StartRequest { id, exec_id, ..StartRequest::default() };
+            let request = StartRequest {
+                id,
+                exec_id,
+                ..StartRequest::default()
+            };
             shim.call::<StartResponse>("Start", &request).await.map(drop)
         }
         Command::Delete(process) => {
             let exec_id = process.exec_id.clone().unwrap_or_default();
-            let request = DeleteRequest { id, exec_id, ..DeleteRequest::default() };
+            let request = DeleteRequest {
+                id,
+                exec_id,
+                ..DeleteRequest::default()
+            };
             let deleted: DeleteResponse = shim.call("Delete", &request).await?;
             println!("container deleted and returned exit status {}", deleted.exit_status());
             Ok(())
         }
         Command::Shutdown => {
-            let request = ShutdownRequest { id, ..ShutdownRequest::default() };
+            let request = ShutdownRequest {
+                id,
+                ..ShutdownRequest::default()
+            };
             shim.call::<Empty>("Shutdown", &request).await.map(drop)
         }
         Command::Exec(exec) => shim.exec(id, exec).await,
@@ -135,15 +152,21 @@ impl Shim {
             None => socket_path(client.address(), client.namespace(), &args.id),
         };
         let connection = ShimClient::connect(&format!("unix://{}", path.display())).await;
-        let connection =
-            connection.with_context(|| format!("fail to connect to container {}'s shim at {}", args.id, path.display()))?;
-        let mut shim = Self { client: connection, service: Self::V3 };
+        let connection = connection
+            .with_context(|| format!("fail to connect to container {}'s shim at {}", args.id, path.display()))?;
+        let mut shim = Self {
+            client: connection,
+            service: Self::V3,
+        };
         // A shim that does not know the service says so before it looks at the request.
-        let probe = StateRequest { id: args.id.clone(), ..StateRequest::default() };
-        if let Err(ttrpc::Error::RpcStatus(status)) = shim.try_call("State", &probe).await {
-            if status.code() == ttrpc::Code::UNIMPLEMENTED {
-                shim.service = Self::V2;
-            }
+        let probe = StateRequest {
+            id: args.id.clone(),
+            ..StateRequest::default()
+        };
+        if let Err(ttrpc::Error::RpcStatus(status)) = shim.try_call("State", &probe).await
+            && status.code() == ttrpc::Code::UNIMPLEMENTED
+        {
+            shim.service = Self::V2;
         }
         Ok(shim)
     }
@@ -175,9 +198,17 @@ impl Shim {
             stderr: args.stderr.clone(),
             terminal: args.tty,
         };
-        let mut copies = if args.attach { Copies::start(&streams, false)? } else { Copies::default() };
+        let mut copies = if args.attach {
+            Copies::start(&streams, false)?
+        } else {
+            Copies::default()
+        };
         let spec = std::fs::read(&args.spec).with_context(|| format!("cannot read --spec {}", args.spec.display()))?;
-        let spec = Any { type_url: PROCESS_TYPE_URL.to_owned(), value: spec, ..Any::default() };
+        let spec = Any {
+            type_url: PROCESS_TYPE_URL.to_owned(),
+            value: spec,
+            ..Any::default()
+        };
         let request = ExecProcessRequest {
             id: id.clone(),
             exec_id: args.exec_id.clone(),
@@ -189,7 +220,11 @@ impl Shim {
             ..ExecProcessRequest::default()
         };
         self.call::<Empty>("Exec", &request).await?;
-        let request = StartRequest { id, exec_id: args.exec_id.clone(), ..StartRequest::default() };
+        let request = StartRequest {
+            id,
+            exec_id: args.exec_id.clone(),
+            ..StartRequest::default()
+        };
         let started: StartResponse = self.call("Start", &request).await?;
         println!("exec running with pid {}", started.pid());
         copies.start_input();

@@ -7,28 +7,23 @@
 //! What lives here: the traits and their types, what carries them, and grounds that several plugins stand on (`layer`, `mount`, …, each
 //! behind a feature). What does not: any plugin, and anything that only the daemon needs.
 
+pub mod channel;
 pub mod contract;
 pub mod filter;
 pub mod registration;
 pub mod services;
 
 pub use contract::{Contracts, Ctx, Error, Result};
-pub use registration::{
-    Host, HostApi, HostPlugin, InitContext, InitError, Instance, PluginUri, Registration, kind,
-};
+pub use registration::{Host, HostApi, HostPlugin, InitContext, InitError, Instance, PluginUri, Registration, kind};
 pub use services::Services;
 
 /// Runs `work`, which may block, on the blocking pool of this library's runtime (the daemon's, for a built-in).
 ///
 /// The caller's worker polls a plugin's futures, so whatever fsyncs, walks directories, mounts or spawns belongs in here.
-pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) if error.is_cancelled() => {
-            Err(Error::cancelled("the blocking pool is shutting down"))
-        }
+        Err(error) if error.is_cancelled() => Err(Error::cancelled("the blocking pool is shutting down")),
         Err(error) => Err(Error::internal(format!(
             "blocking work panicked: {}",
             panic_message(&*error.into_panic())

@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
 use crate::contract::{
-    Applier, Collector, Comparer, Containers, ContentStore, Contracts, Events, GarbageCollector,
-    Images, Leases, Namespaces, Snapshotter, Snapshotters, Streaming, Tasks, Transfer,
+    Applier, Collector, Comparer, Containers, ContentStore, Contracts, Events, GarbageCollector, Images, Leases,
+    Namespaces, Snapshotter, Snapshotters, Streaming, Tasks, Transfer,
 };
 use crate::{Error, Result, Services};
 
@@ -91,14 +91,15 @@ impl FromStr for PluginUri {
             }
         }
         let at = split.ok_or_else(|| {
-            Error::invalid_argument(format!("{uri:?} is no plugin URI: it must read TYPE.vN.ID, such as io.containerd.snapshotter.v1.overlayfs"))
+            Error::invalid_argument(format!(
+                "{uri:?} is no plugin URI: it must read TYPE.vN.ID, such as io.containerd.snapshotter.v1.overlayfs"
+            ))
         })?;
         Ok(Self::new(&uri[..at - 1], &uri[at..]))
     }
 }
 
-type InitFn =
-    Arc<dyn Fn(InitContext) -> BoxFuture<'static, Result<Instance, InitError>> + Send + Sync>;
+type InitFn = Arc<dyn Fn(InitContext) -> BoxFuture<'static, Result<Instance, InitError>> + Send + Sync>;
 
 /// What a plugin says of itself, before anything of it runs.
 #[derive(Clone)]
@@ -160,10 +161,7 @@ impl Registration {
     pub fn config<C: serde::Serialize>(mut self, defaults: &C) -> Self {
         match toml::Table::try_from(defaults) {
             Ok(table) => self.config = table,
-            Err(error) => panic!(
-                "the default configuration of {} is no TOML table: {error}",
-                self.uri
-            ),
+            Err(error) => panic!("the default configuration of {} is no TOML table: {error}", self.uri),
         }
         self
     }
@@ -263,12 +261,7 @@ fn private_dir(path: &Path) -> Result<&Path> {
         .recursive(true)
         .mode(0o711)
         .create(path)
-        .map_err(|error| {
-            Error::io(
-                format!("make the plugin's directory {}", path.display()),
-                &error,
-            )
-        })?;
+        .map_err(|error| Error::io(format!("make the plugin's directory {}", path.display()), &error))?;
     Ok(path)
 }
 
@@ -437,16 +430,9 @@ mod tests {
 
     #[test]
     fn uris_split_after_the_version() {
-        let uri: PluginUri = "io.containerd.snapshotter.v1.overlayfs"
-            .parse()
-            .expect("valid");
-        assert_eq!(
-            (uri.kind.as_str(), uri.id.as_str()),
-            (kind::SNAPSHOTTER, "overlayfs")
-        );
-        let dotted: PluginUri = "io.containerd.snapshotter.v1.a.v2.b"
-            .parse()
-            .expect("valid");
+        let uri: PluginUri = "io.containerd.snapshotter.v1.overlayfs".parse().expect("valid");
+        assert_eq!((uri.kind.as_str(), uri.id.as_str()), (kind::SNAPSHOTTER, "overlayfs"));
+        let dotted: PluginUri = "io.containerd.snapshotter.v1.a.v2.b".parse().expect("valid");
         assert_eq!(dotted.id, "a.v2.b");
         for bad in [
             "overlayfs",
@@ -460,10 +446,6 @@ mod tests {
 
     #[test]
     fn a_skip_reads_as_containerds_clients_expect() {
-        assert!(
-            InitError::Skip("no zfs".into())
-                .to_string()
-                .ends_with("skip plugin")
-        );
+        assert!(InitError::Skip("no zfs".into()).to_string().ends_with("skip plugin"));
     }
 }

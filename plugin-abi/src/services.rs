@@ -35,23 +35,17 @@ impl Services {
             + 'static,
         S::Future: Send + 'static,
     {
-        self.0
-            .insert(S::NAME.to_owned(), BoxCloneSyncService::new(service));
+        self.0.insert(S::NAME.to_owned(), BoxCloneSyncService::new(service));
         self
     }
 
     /// Adds a service under a name known only at run time, such as one that forwards to another channel.
     pub fn with_named<S>(mut self, name: impl Into<String>, service: S) -> Self
     where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
     {
-        self.0
-            .insert(name.into(), BoxCloneSyncService::new(service));
+        self.0.insert(name.into(), BoxCloneSyncService::new(service));
         self
     }
 
@@ -63,6 +57,11 @@ impl Services {
     /// The full names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+
+    /// Whether `name` is among them.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 
     /// Whether there is none.
@@ -79,8 +78,7 @@ pub fn status_response(status: &tonic::Status) -> Response<Body> {
 impl Service<Request<Body>> for Services {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future =
-        std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))

@@ -33,7 +33,11 @@ pub struct CreateArgs {
     #[command(flatten)]
     flags: ContainerFlags,
     /// Image or rootfs, container id, command and arguments; with --config the container id alone
-    #[arg(value_name = "IMAGE|ROOTFS CONTAINER [COMMAND] [ARG...]", required = true, trailing_var_arg = true)]
+    #[arg(
+        value_name = "IMAGE|ROOTFS CONTAINER [COMMAND] [ARG...]",
+        required = true,
+        trailing_var_arg = true
+    )]
     args: Vec<String>,
 }
 
@@ -58,7 +62,13 @@ pub struct ContainerFlags {
     #[arg(long)]
     pub runc_systemd_cgroup: bool,
     /// Snapshotter name. Empty value stands for the default value.
-    #[arg(long, value_name = "NAME", env = "CONTAINERD_SNAPSHOTTER", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "CONTAINERD_SNAPSHOTTER",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub snapshotter: String,
     /// Labels added to the new snapshot for this container.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -87,23 +97,45 @@ pub struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     /// Reads the positional arguments: `SOURCE ID [COMMAND…]`, or `ID` alone when the whole specification is given.
-    pub fn new(args: &'a [String], flags: &'a ContainerFlags, run: &'a RunFlags, platform: Option<&'a str>) -> Result<Self> {
+    pub fn new(
+        args: &'a [String],
+        flags: &'a ContainerFlags,
+        run: &'a RunFlags,
+        platform: Option<&'a str>,
+    ) -> Result<Self> {
         let (source, id, args) = if flags.spec.config.is_some() {
-            ensure!(args.len() <= 1, "with spec config file, only container id should be provided");
+            ensure!(
+                args.len() <= 1,
+                "with spec config file, only container id should be provided"
+            );
             ("", args.first(), &args[args.len()..])
         } else {
-            let source = args.first().filter(|source| !source.is_empty()).context("image ref must be provided")?;
+            let source = args
+                .first()
+                .filter(|source| !source.is_empty())
+                .context("image ref must be provided")?;
             (source.as_str(), args.get(1), args.get(2..).unwrap_or_default())
         };
-        let id = id.filter(|id| !id.is_empty()).context("container id must be provided")?;
-        Ok(Self { id, source, args, flags, run, platform })
+        let id = id
+            .filter(|id| !id.is_empty())
+            .context("container id must be provided")?;
+        Ok(Self {
+            id,
+            source,
+            args,
+            flags,
+            run,
+            platform,
+        })
     }
 }
 
 /// Runs `containers create`.
 pub async fn create(client: &Client, args: &CreateArgs) -> Result<()> {
     let run = RunFlags::default();
-    make(client, &Wanted::new(&args.args, &args.flags, &run, None)?).await.map(drop)
+    make(client, &Wanted::new(&args.args, &args.flags, &run, None)?)
+        .await
+        .map(drop)
 }
 
 /// Makes the container. Answers its record and its specification.
@@ -122,7 +154,10 @@ async fn make_leased(
 ) -> Result<(Container, Value)> {
     let mut container = Container {
         id: wanted.id.to_owned(),
-        runtime: Some(Runtime { name: wanted.flags.runtime.clone(), options }),
+        runtime: Some(Runtime {
+            name: wanted.flags.runtime.clone(),
+            options,
+        }),
         sandbox: wanted.flags.sandbox.clone().unwrap_or_default(),
         labels: parse::labels(&wanted.flags.spec.label).into_iter().collect(),
         ..Container::default()
@@ -133,7 +168,10 @@ async fn make_leased(
     }
     if wanted.flags.spec.rootfs {
         let path = std::path::absolute(wanted.source).with_context(|| format!("rootfs {}", wanted.source))?;
-        let path = path.to_str().with_context(|| format!("rootfs {} is not UTF-8", path.display()))?.to_owned();
+        let path = path
+            .to_str()
+            .with_context(|| format!("rootfs {} is not UTF-8", path.display()))?
+            .to_owned();
         let users = if wanted.flags.spec.user.is_some() {
             crate::spec::rootfs::users_of_directory(path.as_ref())?
         } else {
@@ -157,8 +195,10 @@ async fn make_leased(
     match made.await {
         Ok(made) => Ok(made),
         Err(error) => {
-            let request =
-                RemoveSnapshotRequest { snapshotter: container.snapshotter, key: container.snapshot_key };
+            let request = RemoveSnapshotRequest {
+                snapshotter: container.snapshotter,
+                key: container.snapshot_key,
+            };
             // The first error is the one to report; what stays is collected when the lease is gone.
             drop(client.snapshots().remove(client.request(request)).await);
             Err(error)
@@ -181,8 +221,13 @@ fn specification(client: &Client, wanted: &Wanted<'_>, rootfs: Rootfs<'_>, users
 
 async fn record(client: &Client, mut container: Container, spec: Value) -> Result<(Container, Value)> {
     let value = serde_json::to_vec(&spec).context("cannot write the specification")?;
-    container.spec = Some(prost_types::Any { type_url: SPEC_TYPE_URL.to_owned(), value });
-    let request = CreateContainerRequest { container: Some(container) };
+    container.spec = Some(prost_types::Any {
+        type_url: SPEC_TYPE_URL.to_owned(),
+        value,
+    });
+    let request = CreateContainerRequest {
+        container: Some(container),
+    };
     let answer = client.containers().create(client.request(request)).await?.into_inner();
     Ok((answer.container.context("the daemon answered no container")?, spec))
 }
@@ -226,7 +271,11 @@ fn labels(
         }
     }
     labels.extend(parse::labels(given));
-    let signal = if config.stop_signal.is_empty() { "SIGTERM" } else { &config.stop_signal };
+    let signal = if config.stop_signal.is_empty() {
+        "SIGTERM"
+    } else {
+        &config.stop_signal
+    };
     labels.insert(STOP_SIGNAL_LABEL.to_owned(), signal.to_owned());
     labels.into_iter().collect()
 }
@@ -242,7 +291,10 @@ fn runtime_options(wanted: &Wanted<'_>) -> Result<Option<prost_types::Any>> {
         if given(&flags.runtime_config_path).is_empty() {
             return Ok(None);
         }
-        bail!("--runtime-config-path is not supported by this client yet: configure runtime {} itself", flags.runtime);
+        bail!(
+            "--runtime-config-path is not supported by this client yet: configure runtime {} itself",
+            flags.runtime
+        );
     }
     ensure!(
         !flags.runc_systemd_cgroup || !given(&wanted.run.cgroup).is_empty(),

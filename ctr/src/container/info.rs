@@ -43,7 +43,9 @@ struct Record {
 pub async fn info(client: &Client, args: &InfoArgs) -> Result<()> {
     let container = load(client, &args.id).await?;
     let spec = container.spec.as_ref().filter(|spec| !spec.value.is_empty());
-    let spec = spec.map(|spec| serde_json::from_slice::<Value>(&spec.value)).transpose();
+    let spec = spec
+        .map(|spec| serde_json::from_slice::<Value>(&spec.value))
+        .transpose();
     let spec = spec.with_context(|| format!("the spec of container {} is not JSON", args.id))?;
     if args.spec {
         return print_json(&spec.unwrap_or(Value::Null));
@@ -52,9 +54,11 @@ pub async fn info(client: &Client, args: &InfoArgs) -> Result<()> {
 }
 
 fn record(container: Container, spec: Option<Value>) -> Record {
-    let any = |any: prost_types::Any| match any.value.is_empty() {
-        true => json!({"type_url": any.type_url}),
-        false => json!({"type_url": any.type_url, "value": base64(&any.value)}),
+    let any = |any: prost_types::Any| {
+        if any.value.is_empty() {
+            return json!({"type_url": any.type_url});
+        }
+        json!({"type_url": any.type_url, "value": base64(&any.value)})
     };
     let runtime = container.runtime.unwrap_or_default();
     Record {
@@ -66,8 +70,13 @@ fn record(container: Container, spec: Option<Value>) -> Record {
         snapshotter: container.snapshotter,
         created_at: container.created_at.unwrap_or_default().to_string(),
         updated_at: container.updated_at.unwrap_or_default().to_string(),
-        extensions: (!container.extensions.is_empty())
-            .then(|| container.extensions.into_iter().map(|(key, value)| (key, any(value))).collect()),
+        extensions: (!container.extensions.is_empty()).then(|| {
+            container
+                .extensions
+                .into_iter()
+                .map(|(key, value)| (key, any(value)))
+                .collect()
+        }),
         sandbox_id: container.sandbox,
         spec,
     }
@@ -81,7 +90,11 @@ fn base64(bytes: &[u8]) -> String {
         let group = chunk.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for position in 0..4 {
             let index = (group >> (18 - 6 * position)) & 63;
-            text.push(if position <= chunk.len() { char::from(ALPHABET[index as usize]) } else { '=' });
+            text.push(if position <= chunk.len() {
+                char::from(ALPHABET[index as usize])
+            } else {
+                '='
+            });
         }
     }
     text
@@ -91,7 +104,9 @@ fn base64(bytes: &[u8]) -> String {
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     let mut out = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter)).context("cannot write JSON")?;
+    value
+        .serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))
+        .context("cannot write JSON")?;
     println!("{}", String::from_utf8_lossy(&out));
     Ok(())
 }
@@ -102,7 +117,13 @@ mod tests {
 
     #[test]
     fn base64_pads_like_everyone() {
-        let cases = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
+        let cases = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ];
         for (plain, coded) in cases {
             assert_eq!(base64(plain.as_bytes()), coded);
         }

@@ -84,15 +84,23 @@ pub async fn run(command: Command, client: &Client) -> Result<()> {
 }
 
 async fn list(client: &Client, args: &ListArgs) -> Result<()> {
-    let request = client.request(ListContainersRequest { filters: args.filters.clone() });
+    let request = client.request(ListContainersRequest {
+        filters: args.filters.clone(),
+    });
     let containers = client.containers().list(request).await?.into_inner().containers;
     if args.quiet {
-        containers.iter().for_each(|container| println!("{}", container.id));
+        for container in &containers {
+            println!("{}", container.id);
+        }
         return Ok(());
     }
     let mut table = Table::new(&["CONTAINER", "IMAGE", "RUNTIME", ""]);
     for container in containers {
-        let image = if container.image.is_empty() { "-" } else { &container.image };
+        let image = if container.image.is_empty() {
+            "-"
+        } else {
+            &container.image
+        };
         let runtime = container.runtime.as_ref().map_or("", |runtime| &runtime.name);
         table.row([container.id.as_str(), image, runtime, ""]);
     }
@@ -104,12 +112,20 @@ async fn label(client: &Client, args: &LabelArgs) -> Result<()> {
     let labels = crate::spec::parse::labels(&args.labels);
     let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
     let request = UpdateContainerRequest {
-        container: Some(Container { id: args.id.clone(), labels: labels.into_iter().collect(), ..Container::default() }),
+        container: Some(Container {
+            id: args.id.clone(),
+            labels: labels.into_iter().collect(),
+            ..Container::default()
+        }),
         update_mask: Some(prost_types::FieldMask { paths }),
     };
     let updated = client.containers().update(client.request(request)).await?.into_inner();
     let updated = updated.container.context("the daemon answered no container")?;
-    let mut labels: Vec<String> = updated.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut labels: Vec<String> = updated
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     labels.sort();
     println!("{}", labels.join(","));
     Ok(())
@@ -122,7 +138,10 @@ async fn delete(client: &Client, args: &DeleteArgs) -> Result<()> {
             Ok(()) => {}
             Err(error) if args.ids.len() == 1 => return Err(error),
             Err(error) => {
-                eprintln!("ctr: failed to delete container {id:?}: {}", crate::client::describe(&error));
+                eprintln!(
+                    "ctr: failed to delete container {id:?}: {}",
+                    crate::client::describe(&error)
+                );
                 first.get_or_insert(error);
             }
         }
@@ -143,7 +162,10 @@ async fn delete_one(client: &Client, id: &str, keep_snapshot: bool) -> Result<()
             TaskStatus::Created => {
                 delete_process(client, id, "", true).await?;
             }
-            status => bail!("cannot delete a non stopped container: {}", status.as_str_name().to_lowercase()),
+            status => bail!(
+                "cannot delete a non stopped container: {}",
+                status.as_str_name().to_lowercase()
+            ),
         },
     }
     remove(client, &container, keep_snapshot).await
@@ -157,14 +179,21 @@ pub async fn remove(client: &Client, container: &Container, keep_snapshot: bool)
             "container {}: snapshotter must be set to cleanup rootfs snapshot",
             container.id
         );
-        let request =
-            RemoveSnapshotRequest { snapshotter: container.snapshotter.clone(), key: container.snapshot_key.clone() };
+        let request = RemoveSnapshotRequest {
+            snapshotter: container.snapshotter.clone(),
+            key: container.snapshot_key.clone(),
+        };
         match client.snapshots().remove(client.request(request)).await {
             Err(status) if status.code() != Code::NotFound => return Err(status.into()),
             _ => {}
         }
     }
-    client.containers().delete(client.request(DeleteContainerRequest { id: container.id.clone() })).await?;
+    client
+        .containers()
+        .delete(client.request(DeleteContainerRequest {
+            id: container.id.clone(),
+        }))
+        .await?;
     Ok(())
 }
 
@@ -172,9 +201,22 @@ pub async fn remove(client: &Client, container: &Container, keep_snapshot: bool)
 pub async fn users_of_container(client: &Client, container: &Container, spec: &Value) -> Result<Users> {
     if container.snapshot_key.is_empty() {
         let path = spec.pointer("/root/path").and_then(Value::as_str).unwrap_or_default();
-        ensure!(Path::new(path).is_absolute(), "rootfs absolute path is required, not {path:?}");
+        ensure!(
+            Path::new(path).is_absolute(),
+            "rootfs absolute path is required, not {path:?}"
+        );
         return users_of_directory(Path::new(path));
     }
-    let request = MountsRequest { snapshotter: container.snapshotter.clone(), key: container.snapshot_key.clone() };
-    users_of_mounts(&client.snapshots().mounts(client.request(request)).await?.into_inner().mounts)
+    let request = MountsRequest {
+        snapshotter: container.snapshotter.clone(),
+        key: container.snapshot_key.clone(),
+    };
+    users_of_mounts(
+        &client
+            .snapshots()
+            .mounts(client.request(request))
+            .await?
+            .into_inner()
+            .mounts,
+    )
 }

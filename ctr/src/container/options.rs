@@ -43,7 +43,10 @@ pub struct RuncOptions {
 impl RuncOptions {
     /// As the API carries it.
     pub fn to_any(&self) -> prost_types::Any {
-        prost_types::Any { type_url: RUNC_OPTIONS_URL.to_owned(), value: self.encode_to_vec() }
+        prost_types::Any {
+            type_url: RUNC_OPTIONS_URL.to_owned(),
+            value: self.encode_to_vec(),
+        }
     }
 }
 
@@ -53,7 +56,11 @@ mod tests {
 
     #[test]
     fn options_have_containerds_field_numbers() {
-        let options = RuncOptions { binary_name: "crun".into(), systemd_cgroup: true, ..RuncOptions::default() };
+        let options = RuncOptions {
+            binary_name: "crun".into(),
+            systemd_cgroup: true,
+            ..RuncOptions::default()
+        };
         // Field 6 (length-delimited) and field 9 (varint), by the wire format.
         assert_eq!(options.to_any().value, [0x32, 4, b'c', b'r', b'u', b'n', 0x48, 1]);
     }

@@ -80,7 +80,11 @@ pub fn build(request: &Request) -> Result<Spec> {
         spec.linux.devices.extend(found);
     }
     spec.linux.rootfs_propagation = flags.rootfs_propagation.clone().unwrap_or_default();
-    spec.linux.intel_rdt = flags.rdt_class.clone().filter(|c| !c.is_empty()).map(|clos_id| IntelRdt { clos_id });
+    spec.linux.intel_rdt = flags
+        .rdt_class
+        .clone()
+        .filter(|c| !c.is_empty())
+        .map(|clos_id| IntelRdt { clos_id });
     spec.hostname = flags.hostname.clone().unwrap_or_default();
     spec.annotations.extend(parse::labels(&flags.label));
     Ok(spec)
@@ -91,18 +95,30 @@ pub fn from_file(path: &Path, labels: &[String]) -> Result<Value> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot load spec config file {}", path.display()))?;
     let mut spec: Value = serde_json::from_slice(&bytes)
         .with_context(|| format!("decoding spec config file {} failed", path.display()))?;
-    let members = spec.as_object_mut().with_context(|| format!("{} is not a JSON object", path.display()))?;
+    let members = spec
+        .as_object_mut()
+        .with_context(|| format!("{} is not a JSON object", path.display()))?;
     if !labels.is_empty() {
-        let annotations = members.entry("annotations").or_insert_with(|| Value::Object(serde_json::Map::new()));
-        let annotations =
-            annotations.as_object_mut().with_context(|| format!("annotations of {} is no object", path.display()))?;
-        annotations.extend(parse::labels(labels).into_iter().map(|(key, value)| (key, Value::String(value))));
+        let annotations = members
+            .entry("annotations")
+            .or_insert_with(|| Value::Object(serde_json::Map::new()));
+        let annotations = annotations
+            .as_object_mut()
+            .with_context(|| format!("annotations of {} is no object", path.display()))?;
+        annotations.extend(
+            parse::labels(labels)
+                .into_iter()
+                .map(|(key, value)| (key, Value::String(value))),
+        );
     }
     Ok(spec)
 }
 
 fn refuse_unsupported(flags: &SpecFlags) -> Result<()> {
-    ensure!(flags.gpus.is_empty(), "--gpus needs NVIDIA's hook, which this client does not set up: use --device");
+    ensure!(
+        flags.gpus.is_empty(),
+        "--gpus needs NVIDIA's hook, which this client does not set up: use --device"
+    );
     ensure!(
         flags.blockio_class.is_none() && flags.blockio_config_file.is_none(),
         "--blockio-class is not supported by this client: write linux.resources.blockIO into a file for --config"
@@ -116,7 +132,8 @@ fn refuse_unsupported(flags: &SpecFlags) -> Result<()> {
 
 fn environment(spec: &mut Spec, flags: &SpecFlags) -> Result<()> {
     if let Some(path) = &flags.env_file {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read --env-file {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read --env-file {}", path.display()))?;
         let variables: Vec<String> = text.lines().map(str::to_owned).collect();
         spec.process.env = parse::override_env(&spec.process.env, &variables);
     }
@@ -125,9 +142,14 @@ fn environment(spec: &mut Spec, flags: &SpecFlags) -> Result<()> {
 }
 
 fn mounts(spec: &mut Spec, flags: &SpecFlags) -> Result<()> {
-    let added = flags.mount.iter().map(|text| parse::mount(text)).collect::<Result<Vec<_>>>()?;
+    let added = flags
+        .mount
+        .iter()
+        .map(|text| parse::mount(text))
+        .collect::<Result<Vec<_>>>()?;
     // A mount over a default one replaces it: two at one place would leave the first mounted underneath.
-    spec.mounts.retain(|held| !added.iter().any(|new| same_path(&held.destination, &new.destination)));
+    spec.mounts
+        .retain(|held| !added.iter().any(|new| same_path(&held.destination, &new.destination)));
     spec.mounts.extend(added);
     Ok(())
 }
@@ -139,7 +161,11 @@ fn same_path(a: &str, b: &str) -> bool {
 fn image(spec: &mut Spec, config: &ImageConfig, users: &Users) -> Result<()> {
     let process = &mut spec.process;
     let default = [DEFAULT_PATH.to_owned()];
-    let defaults = if config.env.is_empty() { &default[..] } else { &config.env };
+    let defaults = if config.env.is_empty() {
+        &default[..]
+    } else {
+        &config.env
+    };
     process.env = parse::override_env(defaults, &process.env);
     process.args = [&config.entrypoint[..], &config.cmd].concat();
     if !config.working_dir.is_empty() {
@@ -149,7 +175,9 @@ fn image(spec: &mut Spec, config: &ImageConfig, users: &Users) -> Result<()> {
         // Even without a user, the image's /etc/group may put root into groups.
         "root".to_owned()
     } else {
-        process.user = users.identity(&config.user).context("the user of the image's configuration")?;
+        process.user = users
+            .identity(&config.user)
+            .context("the user of the image's configuration")?;
         process.user.uid.to_string()
     };
     process.user.additional_gids = users.additional_gids(&user, process.user.gid)?;
@@ -160,11 +188,21 @@ fn id_mappings(spec: &mut Spec, run: &RunFlags) -> Result<()> {
     if run.uidmap.is_empty() && run.gidmap.is_empty() {
         return Ok(());
     }
-    ensure!(!run.uidmap.is_empty() && !run.gidmap.is_empty(), "--uidmap and --gidmap must be given together");
-    let mappings = |list: &[String]| list.iter().map(|text| parse::id_mapping(text)).collect::<Result<Vec<_>>>();
+    ensure!(
+        !run.uidmap.is_empty() && !run.gidmap.is_empty(),
+        "--uidmap and --gidmap must be given together"
+    );
+    let mappings = |list: &[String]| {
+        list.iter()
+            .map(|text| parse::id_mapping(text))
+            .collect::<Result<Vec<_>>>()
+    };
     spec.linux.uid_mappings = mappings(&run.uidmap)?;
     spec.linux.gid_mappings = mappings(&run.gidmap)?;
-    spec.linux.namespaces.push(Namespace { kind: "user".to_owned(), path: String::new() });
+    spec.linux.namespaces.push(Namespace {
+        kind: "user".to_owned(),
+        path: String::new(),
+    });
     Ok(())
 }
 
@@ -173,7 +211,10 @@ fn process(spec: &mut Spec, request: &Request) -> Result<()> {
     if !request.args.is_empty() {
         process.args = request.args.to_vec();
     }
-    ensure!(!process.args.is_empty(), "no command: the image has none, give one after the container's id");
+    ensure!(
+        !process.args.is_empty(),
+        "no command: the image has none, give one after the container's id"
+    );
     if let Some(cwd) = request.flags.cwd.as_ref().filter(|cwd| !cwd.is_empty()) {
         process.cwd.clone_from(cwd);
     }
@@ -188,7 +229,11 @@ fn process(spec: &mut Spec, request: &Request) -> Result<()> {
     if let Some(limit) = &request.run.rlimit_nofile {
         let (soft, hard) = parse::rlimit(limit).context("--rlimit-nofile")?;
         process.rlimits.retain(|held| held.kind != "RLIMIT_NOFILE");
-        process.rlimits.push(Rlimit { kind: "RLIMIT_NOFILE".to_owned(), hard, soft });
+        process.rlimits.push(Rlimit {
+            kind: "RLIMIT_NOFILE".to_owned(),
+            hard,
+            soft,
+        });
     }
     Ok(())
 }
@@ -204,14 +249,21 @@ fn privileged(spec: &mut Spec, flags: &SpecFlags, run: &RunFlags) -> Result<()> 
     spec.process.capabilities.set(&host::effective_capabilities()?);
     spec.linux.masked_paths.clear();
     spec.linux.readonly_paths.clear();
-    for mount in spec.mounts.iter_mut().filter(|mount| mount.kind == "sysfs" || mount.kind == "cgroup") {
+    for mount in spec
+        .mounts
+        .iter_mut()
+        .filter(|mount| mount.kind == "sysfs" || mount.kind == "cgroup")
+    {
         for option in mount.options.iter_mut().filter(|option| *option == "ro") {
             "rw".clone_into(option);
         }
     }
     if !run.privileged_without_host_devices {
-        spec.linux.resources.devices =
-            vec![DeviceRule { allow: true, access: "rwm".to_owned(), ..DeviceRule::default() }];
+        spec.linux.resources.devices = vec![DeviceRule {
+            allow: true,
+            access: "rwm".to_owned(),
+            ..DeviceRule::default()
+        }];
         spec.linux.devices = device::devices(Path::new("/dev"))?;
     }
     Ok(())
@@ -256,7 +308,10 @@ fn resources(spec: &mut Spec, flags: &SpecFlags, run: &RunFlags) -> Result<()> {
     };
     let quota = flags.cpu_quota.unwrap_or(-1);
     if run.cpus > 0.0 {
-        ensure!(quota == -1 && flags.cpu_period == 0, "cpus and quota/period should be used separately");
+        ensure!(
+            quota == -1 && flags.cpu_period == 0,
+            "cpus and quota/period should be used separately"
+        );
         cpu.quota = Some((run.cpus * PERIOD as f64) as i64);
         cpu.period = Some(PERIOD);
     } else if quota != -1 || flags.cpu_period != 0 {

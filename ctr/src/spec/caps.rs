@@ -68,13 +68,21 @@ const KNOWN: &[&str] = &[
 
 /// The names of the bits of a capability mask; bits without a name are newer than this client and left out.
 pub fn from_mask(mask: u64) -> Vec<String> {
-    KNOWN.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0).map(|(_, name)| (*name).to_owned()).collect()
+    KNOWN
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| mask & (1 << bit) != 0)
+        .map(|(_, name)| (*name).to_owned())
+        .collect()
 }
 
 /// Refuses names without the `CAP_` prefix, which runtimes would drop with a warning that nobody sees.
 pub fn check_names(names: &[String]) -> Result<()> {
     for name in names {
-        ensure!(name.starts_with("CAP_"), "capabilities must be specified with 'CAP_' prefix, not {name:?}");
+        ensure!(
+            name.starts_with("CAP_"),
+            "capabilities must be specified with 'CAP_' prefix, not {name:?}"
+        );
     }
     Ok(())
 }

@@ -23,7 +23,13 @@ pub struct SpecArgs {
 /// Prints the default specification for containers of `namespace`.
 pub fn run(command: &Command, namespace: &str) -> Result<()> {
     let Command::Spec(args) = command;
-    let system = args.platform.as_deref().unwrap_or("linux").split('/').next().unwrap_or_default();
+    let system = args
+        .platform
+        .as_deref()
+        .unwrap_or("linux")
+        .split('/')
+        .next()
+        .unwrap_or_default();
     match system {
         "windows" | "darwin" | "freebsd" => {
             bail!("no default spec for {system}: this client makes specifications for Linux only")

@@ -29,12 +29,32 @@ const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "
 
 const MOUNTS: &[(&str, &str, &str, &[&str])] = &[
     ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-    ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-    ("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-    ("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+    (
+        "/dev",
+        "tmpfs",
+        "tmpfs",
+        &["nosuid", "strictatime", "mode=755", "size=65536k"],
+    ),
+    (
+        "/dev/pts",
+        "devpts",
+        "devpts",
+        &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+    ),
+    (
+        "/dev/shm",
+        "tmpfs",
+        "shm",
+        &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+    ),
     ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-    ("/run", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+    (
+        "/run",
+        "tmpfs",
+        "tmpfs",
+        &["nosuid", "strictatime", "mode=755", "size=65536k"],
+    ),
 ];
 
 /// Character devices that every container may use: null, random, full, tty, zero, urandom, console, the
@@ -67,10 +87,17 @@ pub fn default_spec(namespace: &str, id: &str) -> Spec {
                 effective: strings(DEFAULT),
                 permitted: strings(DEFAULT),
             },
-            rlimits: vec![Rlimit { kind: "RLIMIT_NOFILE".to_owned(), hard: 1024, soft: 1024 }],
+            rlimits: vec![Rlimit {
+                kind: "RLIMIT_NOFILE".to_owned(),
+                hard: 1024,
+                soft: 1024,
+            }],
             ..Process::default()
         },
-        root: Root { path: "rootfs".to_owned(), readonly: false },
+        root: Root {
+            path: "rootfs".to_owned(),
+            readonly: false,
+        },
         mounts: MOUNTS
             .iter()
             .map(|(destination, kind, source, options)| Mount {
@@ -82,12 +109,22 @@ pub fn default_spec(namespace: &str, id: &str) -> Spec {
             .collect(),
         linux: Linux {
             resources: Resources {
-                devices: vec![DeviceRule { access: "rwm".to_owned(), ..DeviceRule::default() }],
+                devices: vec![DeviceRule {
+                    access: "rwm".to_owned(),
+                    ..DeviceRule::default()
+                }],
                 ..Resources::default()
             },
-            cgroups_path: if id.is_empty() { format!("/{namespace}") } else { format!("/{namespace}/{id}") },
+            cgroups_path: if id.is_empty() {
+                format!("/{namespace}")
+            } else {
+                format!("/{namespace}/{id}")
+            },
             namespaces: ["pid", "ipc", "uts", "mount", "network"]
-                .map(|kind| Namespace { kind: kind.to_owned(), path: String::new() })
+                .map(|kind| Namespace {
+                    kind: kind.to_owned(),
+                    path: String::new(),
+                })
                 .to_vec(),
             masked_paths: strings(MASKED),
             readonly_paths: strings(READONLY),

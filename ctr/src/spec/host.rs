@@ -7,8 +7,13 @@ use anyhow::{Context, Result};
 /// client itself runs in a container.
 pub fn effective_capabilities() -> Result<Vec<String>> {
     let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no CapEff in /proc/self/status")?;
-    Ok(caps::from_mask(u64::from_str_radix(mask.trim(), 16).context("CapEff in /proc/self/status is no hex number")?))
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .context("no CapEff in /proc/self/status")?;
+    Ok(caps::from_mask(
+        u64::from_str_radix(mask.trim(), 16).context("CapEff in /proc/self/status is no hex number")?,
+    ))
 }
 
 /// The host's name.

@@ -49,7 +49,8 @@ struct Document {
 impl ImageConfig {
     /// Reads the configuration blob of an image.
     pub fn from_json(bytes: &[u8]) -> Result<Self> {
-        let document: Document = serde_json::from_slice(bytes).context("the image's configuration is not valid JSON")?;
+        let document: Document =
+            serde_json::from_slice(bytes).context("the image's configuration is not valid JSON")?;
         Ok(document.config)
     }
 }

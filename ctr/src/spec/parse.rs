@@ -19,7 +19,10 @@ pub fn mount(text: &str) -> Result<Mount> {
             _ => bail!("mount option {key:?} not supported: use type, src, dst and options"),
         }
     }
-    ensure!(!mount.destination.is_empty(), "invalid mount specification {text:?}: a destination (dst=) is needed");
+    ensure!(
+        !mount.destination.is_empty(),
+        "invalid mount specification {text:?}: a destination (dst=) is needed"
+    );
     Ok(mount)
 }
 
@@ -31,7 +34,9 @@ fn csv_fields(text: &str) -> Result<Vec<String>> {
         if let Some(mut quoted) = rest.strip_prefix('"') {
             let mut field = String::new();
             loop {
-                let end = quoted.find('"').with_context(|| format!("unterminated quote in {text:?}"))?;
+                let end = quoted
+                    .find('"')
+                    .with_context(|| format!("unterminated quote in {text:?}"))?;
                 field.push_str(&quoted[..end]);
                 quoted = &quoted[end + 1..];
                 let Some(more) = quoted.strip_prefix('"') else { break };
@@ -40,10 +45,16 @@ fn csv_fields(text: &str) -> Result<Vec<String>> {
             }
             fields.push(field);
             rest = quoted;
-            ensure!(rest.is_empty() || rest.starts_with(','), "text after a closing quote in {text:?}");
+            ensure!(
+                rest.is_empty() || rest.starts_with(','),
+                "text after a closing quote in {text:?}"
+            );
         } else {
             let end = rest.find(',').unwrap_or(rest.len());
-            ensure!(!rest[..end].contains('"'), "a quote inside an unquoted field in {text:?}");
+            ensure!(
+                !rest[..end].contains('"'),
+                "a quote inside an unquoted field in {text:?}"
+            );
             fields.push(rest[..end].to_owned());
             rest = &rest[end..];
         }
@@ -68,8 +79,9 @@ pub fn labels<S: AsRef<str>>(list: &[S]) -> BTreeMap<String, String> {
 pub fn annotations(list: &[String]) -> Result<BTreeMap<String, String>> {
     list.iter()
         .map(|text| {
-            let (key, value) =
-                text.split_once('=').with_context(|| format!("invalid key=value format annotation: {text}"))?;
+            let (key, value) = text
+                .split_once('=')
+                .with_context(|| format!("invalid key=value format annotation: {text}"))?;
             Ok((key.to_owned(), value.to_owned()))
         })
         .collect()
@@ -84,7 +96,10 @@ pub fn namespace(text: &str) -> Result<Namespace> {
         ["pid", "network", "mount", "ipc", "uts", "user", "cgroup"].contains(&kind),
         "the Linux namespace type specified in --with-ns is not valid: {kind}"
     );
-    Ok(Namespace { kind: kind.to_owned(), path: path.to_owned() })
+    Ok(Namespace {
+        kind: kind.to_owned(),
+        path: path.to_owned(),
+    })
 }
 
 /// Reads `CONTAINER-ID:HOST-ID:SIZE`.
@@ -94,7 +109,8 @@ pub fn id_mapping(text: &str) -> Result<IdMapping> {
         bail!("user namespace mappings require the format `container-id:host-id:size`, not {text:?}");
     };
     let number = |what: &str, text: &str| {
-        text.parse::<u32>().with_context(|| format!("invalid {what} {text:?} for user namespace remapping"))
+        text.parse::<u32>()
+            .with_context(|| format!("invalid {what} {text:?} for user namespace remapping"))
     };
     Ok(IdMapping {
         container_id: number("container id", container)?,
@@ -106,10 +122,15 @@ pub fn id_mapping(text: &str) -> Result<IdMapping> {
 /// Reads `HARD` or `SOFT:HARD` of `--rlimit-nofile`, as (soft, hard).
 pub fn rlimit(text: &str) -> Result<(u64, u64)> {
     let (soft, hard) = text.split_once(':').unwrap_or((text, text));
-    let number =
-        |text: &str| text.parse::<u64>().with_context(|| format!("invalid limit {text:?}: expected NUMBER or SOFT:HARD"));
+    let number = |text: &str| {
+        text.parse::<u64>()
+            .with_context(|| format!("invalid limit {text:?}: expected NUMBER or SOFT:HARD"))
+    };
     let (soft, hard) = (number(soft)?, number(hard)?);
-    ensure!(soft <= hard, "invalid limit {text:?}: the soft limit is above the hard one");
+    ensure!(
+        soft <= hard,
+        "invalid limit {text:?}: the soft limit is above the hard one"
+    );
     Ok((soft, hard))
 }
 

@@ -35,17 +35,28 @@ pub fn users_of_mounts(mounts: &[Mount]) -> Result<Users> {
 
 fn read_inside(root: &File, path: &str) -> Result<Option<String>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS) {
+    let file = match openat2(
+        root,
+        path,
+        flags,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    ) {
         Ok(file) => File::from(file),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot open /{path} of the rootfs")),
     };
-    let metadata = file.metadata().with_context(|| format!("cannot look at /{path} of the rootfs"))?;
+    let metadata = file
+        .metadata()
+        .with_context(|| format!("cannot look at /{path} of the rootfs"))?;
     ensure!(metadata.is_file(), "/{path} of the rootfs is not a regular file");
     let mut bytes = Vec::new();
     let read = file.take(MAX_DATABASE + 1).read_to_end(&mut bytes);
     let read = read.with_context(|| format!("cannot read /{path} of the rootfs"))?;
-    ensure!(read as u64 <= MAX_DATABASE, "/{path} of the rootfs is larger than {MAX_DATABASE} bytes");
+    ensure!(
+        read as u64 <= MAX_DATABASE,
+        "/{path} of the rootfs is larger than {MAX_DATABASE} bytes"
+    );
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
@@ -99,7 +110,13 @@ fn mount_read_only(one: &Mount, target: &Path) -> Result<()> {
     let mut done = mount(Some(one.source.as_str()), target, kind, flags, text);
     if done.is_ok() && flags.contains(MsFlags::MS_BIND) {
         // A bind mount takes its flags only in a second call.
-        done = mount(None::<&str>, target, None::<&str>, flags | MsFlags::MS_REMOUNT, None::<&str>);
+        done = mount(
+            None::<&str>,
+            target,
+            None::<&str>,
+            flags | MsFlags::MS_REMOUNT,
+            None::<&str>,
+        );
         if done.is_err() {
             umount2(target, MntFlags::MNT_DETACH).with_context(what)?;
         }
@@ -164,7 +181,10 @@ fn shorten(options: Vec<String>) -> Result<Data> {
     if text.len() <= MAX_OPTIONS {
         return Ok(Data { text, directory: None });
     }
-    let lowers = options.iter().find_map(|option| option.strip_prefix("lowerdir=")).context("mount options too long")?;
+    let lowers = options
+        .iter()
+        .find_map(|option| option.strip_prefix("lowerdir="))
+        .context("mount options too long")?;
     let layers: Vec<&str> = lowers.split(':').collect();
     let first = layers.first().copied().unwrap_or_default();
     let mut parent = Path::new(first).parent();
@@ -177,13 +197,32 @@ fn shorten(options: Vec<String>) -> Result<Data> {
     let parent = parent.context("mount options too long, and the layers have no common parent")?;
     let relative: Vec<&str> = layers
         .iter()
-        .map(|layer| Path::new(layer).strip_prefix(parent).ok().and_then(Path::to_str).unwrap_or(layer))
+        .map(|layer| {
+            Path::new(layer)
+                .strip_prefix(parent)
+                .ok()
+                .and_then(Path::to_str)
+                .unwrap_or(layer)
+        })
         .collect();
     let lowerdir = format!("lowerdir={}", relative.join(":"));
-    let text = options.iter().map(|option| if option.starts_with("lowerdir=") { lowerdir.as_str() } else { option });
+    let text = options.iter().map(|option| {
+        if option.starts_with("lowerdir=") {
+            lowerdir.as_str()
+        } else {
+            option
+        }
+    });
     let text = text.collect::<Vec<_>>().join(",");
-    ensure!(text.len() <= MAX_OPTIONS, "too many layers: their mount options need {} bytes", text.len());
-    Ok(Data { text, directory: Some(parent.to_owned()) })
+    ensure!(
+        text.len() <= MAX_OPTIONS,
+        "too many layers: their mount options need {} bytes",
+        text.len()
+    );
+    Ok(Data {
+        text,
+        directory: Some(parent.to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -201,15 +240,21 @@ mod tests {
 
     #[test]
     fn an_overlay_becomes_read_only_by_lowering_its_upper_directory() {
-        let options = read_only_options(&overlay(&["index=off", "workdir=/s/3/work", "upperdir=/s/3/fs", "lowerdir=/s/2/fs:/s/1/fs"]));
+        let options = read_only_options(&overlay(&[
+            "index=off",
+            "workdir=/s/3/work",
+            "upperdir=/s/3/fs",
+            "lowerdir=/s/2/fs:/s/1/fs",
+        ]));
         assert_eq!(options.data, ["index=off", "lowerdir=/s/3/fs:/s/2/fs:/s/1/fs"]);
         assert_eq!(options.flags, MsFlags::MS_RDONLY);
     }
 
     #[test]
     fn options_longer_than_a_page_become_relative() {
-        let layers: Vec<String> =
-            (0..100).map(|n| format!("/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/{n}/fs")).collect();
+        let layers: Vec<String> = (0..100)
+            .map(|n| format!("/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/{n}/fs"))
+            .collect();
         let data = shorten(vec!["index=off".to_owned(), format!("lowerdir={}", layers.join(":"))]).unwrap();
         assert!(data.text.starts_with("index=off,lowerdir=0/fs:1/fs:"), "{}", data.text);
         let parent = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots";
@@ -223,7 +268,11 @@ mod tests {
         std::fs::write(root.path().join("real"), "app:x:7:8::/:/bin/sh\n").unwrap();
         // An absolute link is absolute in the root.
         std::os::unix::fs::symlink("/real", root.path().join("etc/passwd")).unwrap();
-        std::os::unix::fs::symlink("../../../../../../etc/hostname-that-is-not-there", root.path().join("etc/group")).unwrap();
+        std::os::unix::fs::symlink(
+            "../../../../../../etc/hostname-that-is-not-there",
+            root.path().join("etc/group"),
+        )
+        .unwrap();
         let users = users_of_directory(root.path()).unwrap();
         assert_eq!(users.passwd.unwrap()[0].uid, 7);
         assert_eq!(users.group, None);
@@ -234,6 +283,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("etc")).unwrap();
         nix::unistd::mkfifo(&root.path().join("etc/passwd"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(users_of_directory(root.path()).unwrap_err().to_string().contains("regular"));
+        assert!(
+            users_of_directory(root.path())
+                .unwrap_err()
+                .to_string()
+                .contains("regular")
+        );
     }
 }

@@ -47,7 +47,11 @@ pub fn parse_passwd(text: &str) -> Vec<PasswdEntry> {
             let mut fields = line.split(':');
             let name = fields.next()?.to_owned();
             let mut numbers = fields.skip(1);
-            Some(PasswdEntry { name, uid: numbers.next()?.parse().ok()?, gid: numbers.next()?.parse().ok()? })
+            Some(PasswdEntry {
+                name,
+                uid: numbers.next()?.parse().ok()?,
+                gid: numbers.next()?.parse().ok()?,
+            })
         })
         .collect()
 }
@@ -59,14 +63,22 @@ pub fn parse_group(text: &str) -> Vec<GroupEntry> {
             let mut fields = line.split(':');
             let name = fields.next()?.to_owned();
             let gid = fields.nth(1)?.parse().ok()?;
-            let members = fields.next().unwrap_or("").split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect();
+            let members = fields
+                .next()
+                .unwrap_or("")
+                .split(',')
+                .filter(|m| !m.is_empty())
+                .map(str::to_owned)
+                .collect();
             Some(GroupEntry { name, gid, members })
         })
         .collect()
 }
 
 fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 /// A user or group as it is written: a number, or a name.
@@ -77,7 +89,13 @@ enum Name<'a> {
 
 impl<'a> Name<'a> {
     fn parse(text: &'a str) -> Result<Self> {
-        if !text.is_empty() && text.strip_prefix(['-', '+']).unwrap_or(text).bytes().all(|b| b.is_ascii_digit()) {
+        if !text.is_empty()
+            && text
+                .strip_prefix(['-', '+'])
+                .unwrap_or(text)
+                .bytes()
+                .all(|b| b.is_ascii_digit())
+        {
             let id = text.parse::<i64>().ok().filter(|id| (0..=MAX_ID).contains(id));
             let id = id.with_context(|| format!("invalid id {text}: uids and gids must be in range 0-{MAX_ID}"))?;
             return Ok(Self::Id(u32::try_from(id)?));
@@ -108,8 +126,15 @@ impl Users {
             }
             _ => bail!("invalid USER value {text}: expected USER or USER:GROUP"),
         };
-        ensure!(i64::from(uid) <= MAX_ID && i64::from(gid) <= MAX_ID, "uids and gids must be in range 0-{MAX_ID}");
-        Ok(User { uid, gid, additional_gids: vec![gid] })
+        ensure!(
+            i64::from(uid) <= MAX_ID && i64::from(gid) <= MAX_ID,
+            "uids and gids must be in range 0-{MAX_ID}"
+        );
+        Ok(User {
+            uid,
+            gid,
+            additional_gids: vec![gid],
+        })
     }
 
     /// The supplementary groups of a user (a name or a uid), after the primary group `gid`. A group named as the user is
@@ -123,7 +148,9 @@ impl Users {
         if let Some(name) = name {
             let groups = self.group.iter().flatten();
             gids.extend(
-                groups.filter(|g| g.name != name && g.members.iter().any(|m| m == name)).map(|g| g.gid),
+                groups
+                    .filter(|g| g.name != name && g.members.iter().any(|m| m == name))
+                    .map(|g| g.gid),
             );
         }
         if !gids.contains(&gid) {
@@ -137,7 +164,10 @@ impl Users {
     }
 
     fn by_name(&self, name: &str) -> Result<&PasswdEntry> {
-        let passwd = self.passwd.as_ref().with_context(|| format!("user {name:?}: the rootfs has no /etc/passwd"))?;
+        let passwd = self
+            .passwd
+            .as_ref()
+            .with_context(|| format!("user {name:?}: the rootfs has no /etc/passwd"))?;
         passwd
             .iter()
             .find(|entry| entry.name == name)
@@ -145,8 +175,13 @@ impl Users {
     }
 
     fn group_id(&self, name: &str) -> Result<u32> {
-        let groups = self.group.as_ref().with_context(|| format!("group {name:?}: the rootfs has no /etc/group"))?;
+        let groups = self
+            .group
+            .as_ref()
+            .with_context(|| format!("group {name:?}: the rootfs has no /etc/group"))?;
         let group = groups.iter().find(|entry| entry.name == name);
-        Ok(group.with_context(|| format!("no groups found: {name:?} is not in the rootfs's /etc/group"))?.gid)
+        Ok(group
+            .with_context(|| format!("no groups found: {name:?} is not in the rootfs's /etc/group"))?
+            .gid)
     }
 }

@@ -37,8 +37,17 @@ pub struct TaskFlags {
 
 /// Creates the task of `container`, starts it and, unless detached, stays to its end, when it is deleted. Answers its
 /// exit status, 0 when detached. `spec` is the container's specification.
-pub async fn run(client: &Client, container: &Container, spec: &Value, flags: &TaskFlags, no_pivot: bool) -> Result<u32> {
-    let terminal = spec.pointer("/process/terminal").and_then(Value::as_bool).unwrap_or(false);
+pub async fn run(
+    client: &Client,
+    container: &Container,
+    spec: &Value,
+    flags: &TaskFlags,
+    no_pivot: bool,
+) -> Result<u32> {
+    let terminal = spec
+        .pointer("/process/terminal")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
     ensure!(!(terminal && flags.null_io), "tty and null-io cannot be used together");
     // Everything that can be wrong on our side is found out before there is a task.
     let rootfs = rootfs_mounts(client, container).await?;
@@ -104,16 +113,30 @@ async fn rootfs_mounts(client: &Client, container: &Container) -> Result<Vec<Mou
         return Ok(Vec::new());
     }
     if container.snapshotter.is_empty() {
-        bail!("container {}: unable to resolve rootfs mounts without snapshotter on container", container.id);
+        bail!(
+            "container {}: unable to resolve rootfs mounts without snapshotter on container",
+            container.id
+        );
     }
-    let request = MountsRequest { snapshotter: container.snapshotter.clone(), key: container.snapshot_key.clone() };
-    Ok(client.snapshots().mounts(client.request(request)).await?.into_inner().mounts)
+    let request = MountsRequest {
+        snapshotter: container.snapshotter.clone(),
+        key: container.snapshot_key.clone(),
+    };
+    Ok(client
+        .snapshots()
+        .mounts(client.request(request))
+        .await?
+        .into_inner()
+        .mounts)
 }
 
 /// Options that concern this task only. The shim takes either these or the container's, so these start from those.
 fn task_options(container: &Container, spec: &Value, no_pivot: bool) -> Result<Option<prost_types::Any>> {
     let host_id = |which: &str| {
-        let id = spec.pointer(&format!("/linux/{which}/0/hostID")).and_then(Value::as_u64).unwrap_or(0);
+        let id = spec
+            .pointer(&format!("/linux/{which}/0/hostID"))
+            .and_then(Value::as_u64)
+            .unwrap_or(0);
         u32::try_from(id).with_context(|| format!("linux.{which}: host id {id} is too large"))
     };
     let (uid, gid) = (host_id("uidMappings")?, host_id("gidMappings")?);
@@ -126,7 +149,9 @@ fn task_options(container: &Container, spec: &Value, no_pivot: bool) -> Result<O
         "--no-pivot and user namespaces are options of runc: runtime {} has no such options",
         runtime.name
     );
-    let held = runtime.options.filter(|options| options.type_url.ends_with(RUNC_OPTIONS_URL));
+    let held = runtime
+        .options
+        .filter(|options| options.type_url.ends_with(RUNC_OPTIONS_URL));
     let mut options = match held {
         Some(options) => RuncOptions::decode(options.value.as_slice()).context("the container's runtime options")?,
         None => RuncOptions::default(),
@@ -139,7 +164,10 @@ fn task_options(container: &Container, spec: &Value, no_pivot: bool) -> Result<O
 
 /// Writes a pid file so that no reader ever sees a part of it.
 fn write_pid_file(path: &Path, pid: u32) -> Result<()> {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))

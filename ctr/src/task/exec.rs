@@ -44,12 +44,17 @@ pub struct ExecArgs {
 /// Runs the process; answers its exit status, 0 when detached.
 pub async fn exec(client: &Client, args: &ExecArgs) -> Result<u32> {
     ensure!(!(args.tty && args.log_uri.is_some()), "can't use log-uri with tty");
-    ensure!(!(args.fifo_dir.is_some() && args.log_uri.is_some()), "can't use log-uri with fifo-dir");
+    ensure!(
+        !(args.fifo_dir.is_some() && args.log_uri.is_some()),
+        "can't use log-uri with fifo-dir"
+    );
     let (id, command) = args.args.split_first().context("container id must be provided")?;
     ensure!(!command.is_empty(), "a command must be provided after the container id");
     let container = super::load(client, id).await?;
     let mut spec = super::spec_of(&container)?;
-    let process = spec.pointer_mut("/process").context("the container's spec has no process")?;
+    let process = spec
+        .pointer_mut("/process")
+        .context("the container's spec has no process")?;
     process["terminal"] = json!(args.tty);
     process["args"] = json!(command);
     if let Some(cwd) = args.cwd.as_ref().filter(|cwd| !cwd.is_empty()) {

@@ -97,9 +97,13 @@ pub async fn delete_process(client: &Client, id: &str, exec_id: &str, force: boo
     }
     let status = TaskStatus::try_from(found.status).unwrap_or_default();
     // A created task without a process has nothing that could run.
-    let stopped = matches!(status, TaskStatus::Stopped | TaskStatus::Unknown);
-    if !stopped && !(status == TaskStatus::Created && found.pid == 0) {
-        bail!("task must be stopped before deletion: {}: failed precondition", status.as_str_name().to_lowercase());
+    let stopped = matches!(status, TaskStatus::Stopped | TaskStatus::Unknown)
+        || (status == TaskStatus::Created && found.pid == 0);
+    if !stopped {
+        bail!(
+            "task must be stopped before deletion: {}: failed precondition",
+            status.as_str_name().to_lowercase()
+        );
     }
     let exit = process.delete().await?;
     streams_of(&found).remove();
@@ -109,10 +113,12 @@ pub async fn delete_process(client: &Client, id: &str, exec_id: &str, force: boo
 /// Signals a task: with the given signal, its image's stop signal, or SIGTERM.
 pub async fn kill(client: &Client, args: &KillArgs) -> Result<()> {
     let exec_id = args.exec_id.as_deref().unwrap_or_default();
-    ensure!(!(args.all && !exec_id.is_empty()), "specify an exec-id or all; not both");
+    ensure!(!args.all || exec_id.is_empty(), "specify an exec-id or all; not both");
     let container = load(client, &args.id).await?;
     let name = args.signal.as_deref().filter(|signal| !signal.is_empty());
-    let name = name.or(container.labels.get(STOP_SIGNAL_LABEL).map(String::as_str)).unwrap_or("SIGTERM");
+    let name = name
+        .or(container.labels.get(STOP_SIGNAL_LABEL).map(String::as_str))
+        .unwrap_or("SIGTERM");
     let number = signal::parse(name)?;
     state(client, &args.id, "").await?;
     Process::exec(client, &args.id, exec_id).kill(number, args.all).await?;
@@ -122,14 +128,24 @@ pub async fn kill(client: &Client, args: &KillArgs) -> Result<()> {
 /// Freezes a task.
 pub async fn pause(client: &Client, id: &str) -> Result<()> {
     load(client, id).await?;
-    client.tasks().pause(client.request(PauseTaskRequest { container_id: id.to_owned() })).await?;
+    client
+        .tasks()
+        .pause(client.request(PauseTaskRequest {
+            container_id: id.to_owned(),
+        }))
+        .await?;
     Ok(())
 }
 
 /// Lets a frozen task go on.
 pub async fn resume(client: &Client, id: &str) -> Result<()> {
     load(client, id).await?;
-    client.tasks().resume(client.request(ResumeTaskRequest { container_id: id.to_owned() })).await?;
+    client
+        .tasks()
+        .resume(client.request(ResumeTaskRequest {
+            container_id: id.to_owned(),
+        }))
+        .await?;
     Ok(())
 }
 

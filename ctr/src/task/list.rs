@@ -21,13 +21,15 @@ pub async fn list(client: &Client, args: &ListArgs) -> Result<()> {
     let request = client.request(ListTasksRequest::default());
     let tasks = client.tasks().list(request).await?.into_inner().tasks;
     if args.quiet {
-        tasks.iter().for_each(|task| println!("{}", task.id));
+        for task in &tasks {
+            println!("{}", task.id);
+        }
         return Ok(());
     }
     let mut table = Table::new(&["TASK", "PID", "STATUS", ""]);
     for task in tasks {
         let status = Status::try_from(task.status).unwrap_or_default().as_str_name();
-        table.row([task.id.as_str(), &task.pid.to_string(), status]);
+        table.row([task.id.as_str(), &task.pid.to_string(), status, ""]);
     }
     table.print();
     Ok(())
@@ -45,7 +47,9 @@ struct ProcessDetails {
 pub async fn processes(client: &Client, id: &str) -> Result<()> {
     super::load(client, id).await?;
     super::state(client, id, "").await?;
-    let request = client.request(ListPidsRequest { container_id: id.to_owned() });
+    let request = client.request(ListPidsRequest {
+        container_id: id.to_owned(),
+    });
     let processes = client.tasks().list_pids(request).await?.into_inner().processes;
     let mut table = Table::new(&["PID", "INFO"]);
     for process in processes {

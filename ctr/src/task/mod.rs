@@ -91,22 +91,36 @@ pub async fn run(command: Command, client: &Client) -> Result<u32> {
 pub async fn load(client: &Client, id: &str) -> Result<Container> {
     let request = client.request(GetContainerRequest { id: id.to_owned() });
     let answer = client.containers().get(request).await?.into_inner();
-    answer.container.with_context(|| format!("the daemon answered no container for {id}"))
+    answer
+        .container
+        .with_context(|| format!("the daemon answered no container for {id}"))
 }
 
 /// The specification of a container, with every field it has.
 pub fn spec_of(container: &Container) -> Result<Value> {
-    let spec = container.spec.as_ref().with_context(|| format!("container {} has no spec", container.id))?;
+    let spec = container
+        .spec
+        .as_ref()
+        .with_context(|| format!("container {} has no spec", container.id))?;
     serde_json::from_slice(&spec.value).with_context(|| format!("the spec of container {} is not JSON", container.id))
 }
 
 /// The state of a process of a container's task (the first one for an empty `exec_id`).
 pub async fn state(client: &Client, container_id: &str, exec_id: &str) -> Result<ProcessState, Status> {
-    let request = GetRequest { container_id: container_id.to_owned(), exec_id: exec_id.to_owned() };
-    let answer = client.tasks().get(client.request(request)).await.map_err(|status| match status.code() {
-        Code::NotFound => Status::not_found(format!("no running task found: {}", status.message())),
-        _ => status,
-    })?;
-    answer.into_inner().process.ok_or_else(|| Status::internal(format!("the daemon answered no process for {container_id}")))
+    let request = GetRequest {
+        container_id: container_id.to_owned(),
+        exec_id: exec_id.to_owned(),
+    };
+    let answer = client
+        .tasks()
+        .get(client.request(request))
+        .await
+        .map_err(|status| match status.code() {
+            Code::NotFound => Status::not_found(format!("no running task found: {}", status.message())),
+            _ => status,
+        })?;
+    answer
+        .into_inner()
+        .process
+        .ok_or_else(|| Status::internal(format!("the daemon answered no process for {container_id}")))
 }
-

@@ -51,13 +51,26 @@ impl Process {
 
     /// A process added to a container.
     pub fn exec(client: &Client, container_id: &str, exec_id: &str) -> Self {
-        Self { client: client.clone(), container_id: container_id.to_owned(), exec_id: exec_id.to_owned() }
+        Self {
+            client: client.clone(),
+            container_id: container_id.to_owned(),
+            exec_id: exec_id.to_owned(),
+        }
     }
 
     /// Starts it; answers its process id.
     pub async fn start(&self) -> Result<u32, Status> {
-        let request = StartRequest { container_id: self.container_id.clone(), exec_id: self.exec_id.clone() };
-        Ok(self.client.tasks().start(self.client.request(request)).await?.into_inner().pid)
+        let request = StartRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+        };
+        Ok(self
+            .client
+            .tasks()
+            .start(self.client.request(request))
+            .await?
+            .into_inner()
+            .pid)
     }
 
     /// Its exit status, once it has one. The future is independent of `self`; it is made *before* the start, so that no
@@ -65,17 +78,28 @@ impl Process {
     pub fn wait(&self) -> BoxFuture<'static, Result<u32, Status>> {
         let process = self.clone();
         let call = tokio::spawn(async move {
-            let request = WaitRequest { container_id: process.container_id, exec_id: process.exec_id };
+            let request = WaitRequest {
+                container_id: process.container_id,
+                exec_id: process.exec_id,
+            };
             let answer = process.client.tasks().wait(process.client.request(request)).await?;
             Ok(answer.into_inner().exit_status)
         });
-        async move { call.await.unwrap_or_else(|error| Err(Status::internal(error.to_string()))) }.boxed()
+        async move {
+            call.await
+                .unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+        }
+        .boxed()
     }
 
     /// Signals it, or with `all` every process of the container.
     pub async fn kill(&self, signal: u32, all: bool) -> Result<(), Status> {
-        let request =
-            KillRequest { container_id: self.container_id.clone(), exec_id: self.exec_id.clone(), signal, all };
+        let request = KillRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            signal,
+            all,
+        };
         self.client.tasks().kill(self.client.request(request)).await.map(drop)
     }
 
@@ -87,23 +111,40 @@ impl Process {
             width: size.width,
             height: size.height,
         };
-        self.client.tasks().resize_pty(self.client.request(request)).await.map(drop)
+        self.client
+            .tasks()
+            .resize_pty(self.client.request(request))
+            .await
+            .map(drop)
     }
 
     /// Closes its standard input.
     pub async fn close_stdin(&self) -> Result<(), Status> {
-        let request =
-            CloseIoRequest { container_id: self.container_id.clone(), exec_id: self.exec_id.clone(), stdin: true };
-        self.client.tasks().close_io(self.client.request(request)).await.map(drop)
+        let request = CloseIoRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            stdin: true,
+        };
+        self.client
+            .tasks()
+            .close_io(self.client.request(request))
+            .await
+            .map(drop)
     }
 
     /// Deletes it: the task itself when it is the first process. Answers its exit status.
     pub async fn delete(&self) -> Result<u32, Status> {
         let container_id = self.container_id.clone();
         let answer = if self.exec_id.is_empty() {
-            self.client.tasks().delete(self.client.request(DeleteTaskRequest { container_id })).await?
+            self.client
+                .tasks()
+                .delete(self.client.request(DeleteTaskRequest { container_id }))
+                .await?
         } else {
-            let request = DeleteProcessRequest { container_id, exec_id: self.exec_id.clone() };
+            let request = DeleteProcessRequest {
+                container_id,
+                exec_id: self.exec_id.clone(),
+            };
             self.client.tasks().delete_process(self.client.request(request)).await?
         };
         Ok(answer.into_inner().exit_status)

@@ -8,7 +8,10 @@ use std::str::FromStr;
 pub fn parse(text: &str) -> Result<u32> {
     let upper = text.trim().to_ascii_uppercase();
     if let Ok(number) = upper.parse::<i32>() {
-        ensure!((1..=nix::libc::SIGRTMAX()).contains(&number), "invalid signal {text:?}: no such number");
+        ensure!(
+            (1..=nix::libc::SIGRTMAX()).contains(&number),
+            "invalid signal {text:?}: no such number"
+        );
         return Ok(number as u32);
     }
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -16,7 +19,9 @@ pub fn parse(text: &str) -> Result<u32> {
         return Ok(number);
     }
     let signal = Signal::from_str(&format!("SIG{name}"));
-    Ok(signal.ok().with_context(|| format!("invalid signal {text:?}: expected a name like SIGTERM or a number"))? as u32)
+    Ok(signal
+        .ok()
+        .with_context(|| format!("invalid signal {text:?}: expected a name like SIGTERM or a number"))? as u32)
 }
 
 fn realtime(name: &str) -> Option<u32> {

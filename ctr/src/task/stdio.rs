@@ -48,7 +48,11 @@ impl Streams {
 
     /// Output to a log URI (`binary:///…`, `file:///…`); the shim opens it.
     pub fn log(uri: &str) -> Self {
-        Self { stdout: uri.to_owned(), stderr: uri.to_owned(), ..Self::default() }
+        Self {
+            stdout: uri.to_owned(),
+            stderr: uri.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// Makes the fifos of process `id` in a new private directory under `root`.
@@ -65,19 +69,25 @@ impl Streams {
             .keep();
         let fifo = |stream: &str| -> Result<String> {
             let path = directory.join(format!("{id}-{stream}"));
-            nix::unistd::mkfifo(&path, Mode::S_IRWXU).with_context(|| format!("cannot make fifo {}", path.display()))?;
+            nix::unistd::mkfifo(&path, Mode::S_IRWXU)
+                .with_context(|| format!("cannot make fifo {}", path.display()))?;
             Ok(path.to_string_lossy().into_owned())
         };
         let stderr = if terminal { String::new() } else { fifo("stderr")? };
-        Ok(Self { stdin: fifo("stdin")?, stdout: fifo("stdout")?, stderr, terminal })
+        Ok(Self {
+            stdin: fifo("stdin")?,
+            stdout: fifo("stdout")?,
+            stderr,
+            terminal,
+        })
     }
 
     /// Removes the fifos and their directory. Log URIs and other files are left alone, as is what is gone already.
     pub fn remove(&self) {
         let mut directories: Vec<PathBuf> = Vec::new();
         for path in [&self.stdin, &self.stdout, &self.stderr].map(Path::new) {
-            let fifo = std::fs::symlink_metadata(path)
-                .is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_fifo(&m.file_type()));
+            let fifo =
+                std::fs::symlink_metadata(path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_fifo(&m.file_type()));
             if fifo && std::fs::remove_file(path).is_ok() {
                 directories.extend(path.parent().map(Path::to_owned));
             }
@@ -128,7 +138,10 @@ impl Copies {
     /// Starts to copy the input. Only when the process runs, because only then the shim is sure to have opened its end:
     /// a short input, written and closed before, would be gone with the last open end of the fifo.
     pub fn start_input(&mut self) {
-        self.input = self.held_input.take().map(|(target, detach_keys)| copy_input(target, detach_keys));
+        self.input = self
+            .held_input
+            .take()
+            .map(|(target, detach_keys)| copy_input(target, detach_keys));
     }
 
     /// Waits for the end of the input; never returns when there is none, or when it ended before.
@@ -156,7 +169,10 @@ impl Copies {
     pub async fn drain(self) {
         for output in self.outputs {
             if tokio::time::timeout(DRAIN, output).await.is_err() {
-                eprintln!("ctr: output is still open {} s after the end of the task; leaving it", DRAIN.as_secs());
+                eprintln!(
+                    "ctr: output is still open {} s after the end of the task; leaving it",
+                    DRAIN.as_secs()
+                );
                 return;
             }
         }
@@ -178,7 +194,11 @@ fn copy_output(path: &str, mut target: impl Write + Send + 'static) -> Result<on
         let mut buffer = vec![0; 32 << 10];
         while let Ok(count @ 1..) = read_polled(&mut source, &mut buffer) {
             // A closed pipe (`ctr run … | head`) ends the copy: the fifo closes, and the task is told as by any pipe.
-            if target.write_all(&buffer[..count]).and_then(|()| target.flush()).is_err() {
+            if target
+                .write_all(&buffer[..count])
+                .and_then(|()| target.flush())
+                .is_err()
+            {
                 break;
             }
         }

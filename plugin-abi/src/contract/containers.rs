@@ -50,8 +50,7 @@ pub trait Containers: Send + Sync + 'static {
     /// Stores a new container. `AlreadyExists` when the id is taken.
     async fn create(&self, ctx: &Ctx, container: Container) -> Result<Container>;
     /// Changes the `fields` of a container (none: all that may change). An unknown or immutable field is `InvalidArgument`.
-    async fn update(&self, ctx: &Ctx, container: Container, fields: &[String])
-    -> Result<Container>;
+    async fn update(&self, ctx: &Ctx, container: Container, fields: &[String]) -> Result<Container>;
     /// Removes a container record.
     async fn delete(&self, ctx: &Ctx, id: &str) -> Result<()>;
 }

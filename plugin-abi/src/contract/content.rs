@@ -81,13 +81,7 @@ pub trait ContentStore: Send + Sync + 'static {
     async fn delete(&self, ctx: &Ctx, digest: &Digest) -> Result<()>;
 
     /// `size` bytes from `offset` on (0: all the rest), in chunks. `OutOfRange` past the end.
-    async fn read(
-        &self,
-        ctx: &Ctx,
-        digest: &Digest,
-        offset: u64,
-        size: u64,
-    ) -> Result<BoxStream<Bytes>>;
+    async fn read(&self, ctx: &Ctx, digest: &Digest, offset: u64, size: u64) -> Result<BoxStream<Bytes>>;
 
     /// How far the ingest `reference` is.
     async fn status(&self, ctx: &Ctx, reference: &str) -> Result<IngestStatus>;

@@ -44,13 +44,7 @@ pub trait Applier: Send + Sync + 'static {
 #[async_trait]
 pub trait Comparer: Send + Sync + 'static {
     /// Writes what differs between `lower` and `upper` as a layer into the content store and returns its descriptor.
-    async fn diff(
-        &self,
-        ctx: &Ctx,
-        lower: Vec<Mount>,
-        upper: Vec<Mount>,
-        options: DiffOptions,
-    ) -> Result<Descriptor>;
+    async fn diff(&self, ctx: &Ctx, lower: Vec<Mount>, upper: Vec<Mount>, options: DiffOptions) -> Result<Descriptor>;
 }
 
 /// Both.

@@ -10,14 +10,10 @@ const MAX_IDENTIFIER: usize = 76;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     /// An identifier breaks containerd's grammar.
-    #[error(
-        "identifier {0:?} must match [A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))* and be at most 76 bytes long"
-    )]
+    #[error("identifier {0:?} must match [A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))* and be at most 76 bytes long")]
     Identifier(String),
     /// A digest breaks the OCI grammar, or its hex has the wrong length.
-    #[error(
-        "digest {0:?} must be `sha256:` followed by 64, or `sha512:` followed by 128, lower-case hex digits"
-    )]
+    #[error("digest {0:?} must be `sha256:` followed by 64, or `sha512:` followed by 128, lower-case hex digits")]
     Digest(String),
 }
 
@@ -139,18 +135,7 @@ mod tests {
         for good in ["default", "k8s.io", "a", "A-b_c.d9", &"x".repeat(76)] {
             assert!(Namespace::new(good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            ".",
-            "a..b",
-            "-a",
-            "a-",
-            "a/b",
-            "ä",
-            "a b",
-            "..",
-            &"x".repeat(77),
-        ] {
+        for bad in ["", ".", "a..b", "-a", "a-", "a/b", "ä", "a b", "..", &"x".repeat(77)] {
             assert!(Namespace::new(bad).is_err(), "{bad}");
         }
     }

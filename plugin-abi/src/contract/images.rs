@@ -31,11 +31,5 @@ pub trait Images: Send + Sync + 'static {
     async fn update(&self, ctx: &Ctx, image: Image, fields: &[String]) -> Result<Image>;
     /// Removes an image; with `sync`, returns after garbage was collected; with `target`, only while it has that target
     /// (`NotFound` otherwise).
-    async fn delete(
-        &self,
-        ctx: &Ctx,
-        name: &str,
-        sync: bool,
-        target: Option<Descriptor>,
-    ) -> Result<()>;
+    async fn delete(&self, ctx: &Ctx, name: &str, sync: bool, target: Option<Descriptor>) -> Result<()>;
 }

@@ -22,9 +22,7 @@ mod tasks;
 mod transfer;
 
 pub use containers::{Container, Containers, Runtime};
-pub use content::{
-    CommitOptions, ContentInfo, ContentStore, IngestStatus, IngestWriter, WriterOptions,
-};
+pub use content::{CommitOptions, ContentInfo, ContentStore, IngestStatus, IngestWriter, WriterOptions};
 pub use diff::{Applier, ApplyOptions, Comparer, DiffOptions, Differ};
 pub use error::{Code, Error, Result};
 pub use events::{Envelope, Events};
@@ -35,9 +33,7 @@ pub use leases::{Lease, LeaseResource, Leases};
 pub use namespaces::{NamespaceInfo, Namespaces};
 pub use snapshotter::{Mount, SnapshotInfo, SnapshotKind, Snapshotter, Snapshotters, Usage};
 pub use streaming::Streaming;
-pub use tasks::{
-    CreateTask, ExecProcess, Exit, Process, ProcessInfo, ProcessState, Stdio, TaskMetric, Tasks,
-};
+pub use tasks::{CreateTask, ExecProcess, Exit, Process, ProcessInfo, ProcessState, Stdio, TaskMetric, Tasks};
 pub use transfer::Transfer;
 
 use std::collections::BTreeMap;
@@ -110,9 +106,9 @@ impl Ctx {
 
     /// The namespace, or the error containerd answers without one.
     pub fn namespace(&self) -> Result<&Namespace> {
-        self.namespace.as_ref().ok_or_else(|| {
-            Error::failed_precondition("namespace is required: send it as `containerd-namespace`")
-        })
+        self.namespace
+            .as_ref()
+            .ok_or_else(|| Error::failed_precondition("namespace is required: send it as `containerd-namespace`"))
     }
 }
 

@@ -21,12 +21,7 @@ pub trait Namespaces: Send + Sync + 'static {
     /// Makes one. `AlreadyExists` when it is there.
     async fn create(&self, ctx: &Ctx, namespace: NamespaceInfo) -> Result<NamespaceInfo>;
     /// Changes labels: those named in `fields` (`labels.KEY`), or all. An empty value removes a label.
-    async fn update(
-        &self,
-        ctx: &Ctx,
-        namespace: NamespaceInfo,
-        fields: &[String],
-    ) -> Result<NamespaceInfo>;
+    async fn update(&self, ctx: &Ctx, namespace: NamespaceInfo, fields: &[String]) -> Result<NamespaceInfo>;
     /// Removes an empty one. `FailedPrecondition` names what is still in it.
     async fn delete(&self, ctx: &Ctx, name: &Namespace) -> Result<()>;
 }

@@ -71,12 +71,7 @@ pub trait Snapshotter: Send + Sync + 'static {
 
     /// Changes the labels of `info.name`: those named in `fields` (`labels.KEY`), or all of them (`labels`, or no fields).
     /// Any other field is `InvalidArgument`. Returns what is known afterwards.
-    async fn update(
-        &self,
-        ctx: &Ctx,
-        info: SnapshotInfo,
-        fields: &[String],
-    ) -> Result<SnapshotInfo>;
+    async fn update(&self, ctx: &Ctx, info: SnapshotInfo, fields: &[String]) -> Result<SnapshotInfo>;
 
     /// What `key` takes on disk, without its parents. Fixed once committed.
     async fn usage(&self, ctx: &Ctx, key: &str) -> Result<Usage>;
@@ -85,13 +80,7 @@ pub trait Snapshotter: Send + Sync + 'static {
     async fn mounts(&self, ctx: &Ctx, key: &str) -> Result<Vec<Mount>>;
 
     /// Makes a writable snapshot over the committed `parent` (empty: over nothing). `AlreadyExists` when `key` is taken.
-    async fn prepare(
-        &self,
-        ctx: &Ctx,
-        key: &str,
-        parent: &str,
-        labels: Labels,
-    ) -> Result<Vec<Mount>>;
+    async fn prepare(&self, ctx: &Ctx, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>>;
 
     /// Like `prepare`, read-only.
     async fn view(&self, ctx: &Ctx, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>>;

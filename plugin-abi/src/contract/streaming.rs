@@ -11,6 +11,5 @@ pub trait Streaming: Send + Sync + 'static {
     /// The stream lives as long as the returned one is held.
     async fn open(&self, ctx: &Ctx, id: &str, outgoing: BoxStream<Any>) -> Result<BoxStream<Any>>;
     /// The plugin's end: joins the stream `id`. `NotFound` when no client has opened it, `AlreadyExists` when it is joined already.
-    async fn attach(&self, ctx: &Ctx, id: &str, outgoing: BoxStream<Any>)
-    -> Result<BoxStream<Any>>;
+    async fn attach(&self, ctx: &Ctx, id: &str, outgoing: BoxStream<Any>) -> Result<BoxStream<Any>>;
 }

@@ -141,33 +141,13 @@ pub trait Tasks: Send + Sync + 'static {
     /// The first processes of all tasks.
     async fn list(&self, ctx: &Ctx) -> Result<Vec<Process>>;
     /// Sends a signal to a process, or to all of the task.
-    async fn kill(
-        &self,
-        ctx: &Ctx,
-        container_id: &str,
-        exec_id: &str,
-        signal: u32,
-        all: bool,
-    ) -> Result<()>;
+    async fn kill(&self, ctx: &Ctx, container_id: &str, exec_id: &str, signal: u32, all: bool) -> Result<()>;
     /// Adds a process.
     async fn exec(&self, ctx: &Ctx, request: ExecProcess) -> Result<()>;
     /// Sets the size of a terminal, in characters.
-    async fn resize_pty(
-        &self,
-        ctx: &Ctx,
-        container_id: &str,
-        exec_id: &str,
-        width: u32,
-        height: u32,
-    ) -> Result<()>;
+    async fn resize_pty(&self, ctx: &Ctx, container_id: &str, exec_id: &str, width: u32, height: u32) -> Result<()>;
     /// Closes the daemon's end of a process's input.
-    async fn close_io(
-        &self,
-        ctx: &Ctx,
-        container_id: &str,
-        exec_id: &str,
-        stdin: bool,
-    ) -> Result<()>;
+    async fn close_io(&self, ctx: &Ctx, container_id: &str, exec_id: &str, stdin: bool) -> Result<()>;
     /// Freezes a task.
     async fn pause(&self, ctx: &Ctx, container_id: &str) -> Result<()>;
     /// Thaws a task.

@@ -1,0 +1,25 @@
+# Every habitual command, one line each: `just` lists them.
+_default:
+    @just --list
+
+# Build everything (development profile)
+build:
+    cargo build --workspace
+# Everything that CI checks
+test *args:
+    ./scripts/test {{args}}
+# From a bare machine to a running container
+demo:
+    ./scripts/demo
+# Format and lint
+lint:
+    cargo fmt --all && cargo clippy --workspace --all-targets -- -D warnings
+# Licences and advisories of the dependencies
+deny:
+    cargo deny check
+# The small, slow-to-build binaries that are shipped
+dist:
+    cargo build --profile dist
+# Figures beside Debian's containerd, in one run
+bench *args:
+    cargo build --release && cargo run --release -p orlop-tests --bin orlop-bench -- {{args}}

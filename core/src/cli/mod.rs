@@ -1,0 +1,105 @@
+//! `orlopd`'s own commands: run (the default), `config`, `publish`.
+
+mod config;
+mod publish;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use orlop_config::Config;
+
+/// Where the configuration is looked for: containerd's place.
+pub const DEFAULT_CONFIG: &str = "/etc/containerd/config.toml";
+
+/// A container daemon that speaks containerd's API: a microkernel that hosts plugins.
+#[derive(Parser)]
+#[command(name = "orlopd", version = crate::daemon::VERSION, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What overrides the configuration, as in containerd.
+#[derive(Args, Clone, Debug, Default)]
+struct Flags {
+    /// Path to the configuration file
+    #[arg(long, short, global = true, default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Set the logging level [trace, debug, info, warn, error, fatal, panic]
+    #[arg(long, short, global = true)]
+    log_level: Option<String>,
+    /// Address for the gRPC server
+    #[arg(long, short, global = true)]
+    address: Option<String>,
+    /// Root directory
+    #[arg(long, global = true)]
+    root: Option<PathBuf>,
+    /// State directory
+    #[arg(long, global = true)]
+    state: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Information on the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Publish an event that is read, as a protobuf Any, from standard input
+    Publish(publish::Publish),
+}
+
+/// Runs what the command line says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Some(Command::Config(command)) => command.run(&cli.flags),
+        Some(Command::Publish(publish)) => publish.run(&cli.flags),
+        None => run(&cli.flags),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("orlopd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let config = flags.load()?;
+    crate::log::init(&config.debug.level, &config.debug.format).map_err(|error| anyhow::anyhow!(error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("orlopd")
+        .build()?;
+    runtime.block_on(crate::daemon::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+// === impl Flags ===
+
+impl Flags {
+    /// The configuration: the file's, or the defaults where the default file is missing, with the flags laid over it.
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut config = if self.config == Path::new(DEFAULT_CONFIG) && !self.config.exists() {
+            Config::default()
+        } else {
+            orlop_config::load(&self.config)?
+        };
+        let set = |to: &mut String, from: Option<String>| {
+            if let Some(value) = from {
+                *to = value;
+            }
+        };
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        set(&mut config.root, text(&self.root));
+        set(&mut config.state, text(&self.state));
+        set(&mut config.grpc.address, self.address.clone());
+        set(&mut config.debug.level, self.log_level.clone());
+        config.validate()?;
+        Ok(config)
+    }
+}

@@ -1,0 +1,60 @@
+//! Proxy plugins: a registration for every entry of `[proxy_plugins]`.
+
+use std::path::PathBuf;
+
+use orlop_config::ProxyPlugin;
+use orlop_plugin::channel::socket;
+use orlop_plugin::{Contracts, Instance, Registration, kind, rpc};
+
+use super::Found;
+use crate::host::Source;
+use crate::lifecycle::Loaded;
+
+/// The registration of `[proxy_plugins.NAME]`.
+pub fn load(name: &str, entry: &ProxyPlugin) -> Found {
+    let mut found = Found::default();
+    let address = PathBuf::from(entry.address.trim_start_matches("unix://"));
+    let source = Source::Proxy {
+        address: address.clone(),
+    };
+    let (kind, offer): (_, fn(orlop_plugin::channel::Channel, &str) -> Contracts) = match entry.r#type.as_str() {
+        "snapshot" => (kind::SNAPSHOTTER, |channel, name| Contracts {
+            snapshotter: Some(rpc::snapshotter::connect(channel, name)),
+            ..Contracts::default()
+        }),
+        "content" => (kind::CONTENT, |channel, _| Contracts {
+            content: Some(rpc::content::connect(channel)),
+            ..Contracts::default()
+        }),
+        "diff" => (kind::DIFFER, |channel, _| Contracts {
+            differ: Some(rpc::diff::connect(channel)),
+            ..Contracts::default()
+        }),
+        other => {
+            let reason =
+                format!("[proxy_plugins.{name}] has type {other:?}: use \"snapshot\", \"content\" or \"diff\"");
+            found.refuse(&[], name, &source, &reason);
+            return found;
+        }
+    };
+    let (id, exports) = (name.to_owned(), entry.exports.clone());
+    let at = address.display().to_string();
+    let mut registration = Registration::new(kind, name, move |_| {
+        // The connection is made with the first call: a proxy that starts after the daemon is as good as any.
+        let contracts = offer(socket::connect(&address), &id);
+        let mut instance = Instance::new().with_contracts(contracts).export("address", &at);
+        instance.exports.extend(exports.clone());
+        async move { Ok(instance) }
+    });
+    registration.capabilities.clone_from(&entry.capabilities);
+    registration.platforms = match entry.platform.as_str() {
+        "" => vec![orlop_plugin::registration::host_platform()],
+        platform => vec![platform.to_owned()],
+    };
+    found.loaded.push(Loaded {
+        registration,
+        source,
+        pinned: true,
+    });
+    found
+}
