@@ -1,2 +1,82 @@
-//! ctr
-fn main() {}
+//! `ctr`, the client: containerd's names, flags, tables and exit codes, over containerd's API and nothing else.
+//!
+//! [`cli`] is the command line and hands each command to its folder: [`image`], [`content`], [`snapshot`],
+//! [`container`], [`task`], … one a command group. [`client`] is the connection, [`table`] and [`human`] are how
+//! things are printed.
+#![cfg_attr(test, allow(clippy::unwrap_used))] // in a test, a panic is the failure that was asked for
+
+mod cli;
+mod client;
+mod clock;
+mod console;
+mod container;
+mod content;
+mod event;
+mod human;
+mod image;
+mod lease;
+mod metrics;
+mod mounting;
+mod namespace;
+mod plugin;
+mod reflect;
+mod run;
+mod shim;
+mod snapshot;
+mod spec;
+mod table;
+mod task;
+mod transfer;
+mod version;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    end_quietly_without_reader();
+    let cli = match cli::Cli::try_parse_from(cli::go_style(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout with status 0. containerd's client says 1 where clap would say 2.
+            drop(error.print());
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            };
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("ctr: cannot start the I/O runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let status = runtime.block_on(cli::run(cli));
+    // A thread that reads standard input cannot be waited for.
+    runtime.shutdown_background();
+    match status {
+        Ok(status) => ExitCode::from(status as u8),
+        Err(error) => {
+            eprintln!("ctr: {}", client::describe(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `ctr … | head`: when nobody reads any more, there is nothing to report.
+fn end_quietly_without_reader() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let message = info.payload().downcast_ref::<String>();
+        if message.is_some_and(|message| message.starts_with("failed printing to stdout")) {
+            std::process::exit(1);
+        }
+        default(info);
+    }));
+}

@@ -3,15 +3,14 @@
 //! The daemon answers the shim's protobuf unread: cgroup v1 or v2 metrics, told apart by the type URL.
 
 use crate::client::Client;
+use crate::reflect;
 use crate::table::Table;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use containerd_client::services::v1::MetricsRequest;
 use containerd_shim_protos::cgroups::metrics::Metrics as V1;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics as V2;
-use containerd_shim_protos::protobuf::reflect::{ReflectFieldRef, ReflectValueRef};
-use containerd_shim_protos::protobuf::{Message, MessageDyn};
-use serde_json::{Map, Value};
+use containerd_shim_protos::protobuf::Message;
 
 /// `ctr tasks metrics`.
 #[derive(Debug, Args)]
@@ -56,8 +55,8 @@ pub async fn metrics(client: &Client, args: &MetricsArgs) -> Result<()> {
     let metrics = parse(&data)?;
     match args.format {
         Format::Json => crate::container::info::print_json(&match &metrics {
-            Metrics::V1(metrics) => to_json(&**metrics),
-            Metrics::V2(metrics) => to_json(&**metrics),
+            Metrics::V1(metrics) => reflect::json(&**metrics),
+            Metrics::V2(metrics) => reflect::json(&**metrics),
         }),
         Format::Table => {
             let timestamp = metric.timestamp.map(|time| time.to_string()).unwrap_or_default();
@@ -138,50 +137,6 @@ fn rows(metrics: &Metrics) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// A message as JSON with the field names of its definition and numbers as numbers; what is zero or empty is left out.
-fn to_json(message: &dyn MessageDyn) -> Value {
-    let mut object = Map::new();
-    for field in message.descriptor_dyn().fields() {
-        let value = match field.get_reflect(message) {
-            ReflectFieldRef::Optional(value) => value.value().filter(is_set).map(|value| value_json(&value)),
-            ReflectFieldRef::Repeated(values) if !values.is_empty() => {
-                Some(values.into_iter().map(|value| value_json(&value)).collect())
-            }
-            ReflectFieldRef::Repeated(_) | ReflectFieldRef::Map(_) => None,
-        };
-        if let Some(value) = value {
-            object.insert(field.name().to_owned(), value);
-        }
-    }
-    Value::Object(object)
-}
-
-fn is_set(value: &ReflectValueRef) -> bool {
-    match value {
-        ReflectValueRef::Message(_) => true,
-        value => {
-            !matches!(value_json(value), Value::Bool(false))
-                && value_json(value).as_f64() != Some(0.0)
-                && value_json(value).as_str() != Some("")
-        }
-    }
-}
-
-fn value_json(value: &ReflectValueRef) -> Value {
-    match value {
-        ReflectValueRef::U32(n) => Value::from(*n),
-        ReflectValueRef::U64(n) => Value::from(*n),
-        ReflectValueRef::I32(n) | ReflectValueRef::Enum(_, n) => Value::from(*n),
-        ReflectValueRef::I64(n) => Value::from(*n),
-        ReflectValueRef::F32(n) => Value::from(*n),
-        ReflectValueRef::F64(n) => Value::from(*n),
-        ReflectValueRef::Bool(b) => Value::from(*b),
-        ReflectValueRef::String(s) => Value::from(*s),
-        ReflectValueRef::Bytes(b) => Value::from(*b),
-        ReflectValueRef::Message(message) => to_json(&**message),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,9 +177,9 @@ mod tests {
 
     #[test]
     fn json_has_field_names_and_leaves_zeros_out() {
-        let json = to_json(&reading());
+        let json = reflect::json(&reading());
         assert_eq!(
-            json,
+            serde_json::to_value(json).unwrap(),
             serde_json::json!({"pids": {"current": 3}, "memory": {"usage": 4096, "usage_limit": u64::MAX}})
         );
     }

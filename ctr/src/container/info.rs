@@ -68,8 +68,8 @@ fn record(container: Container, spec: Option<Value>) -> Record {
         runtime: json!({"Name": runtime.name, "Options": runtime.options.map(any)}),
         snapshot_key: container.snapshot_key,
         snapshotter: container.snapshotter,
-        created_at: container.created_at.unwrap_or_default().to_string(),
-        updated_at: container.updated_at.unwrap_or_default().to_string(),
+        created_at: crate::clock::rfc3339(&container.created_at.unwrap_or_default()),
+        updated_at: crate::clock::rfc3339(&container.updated_at.unwrap_or_default()),
         extensions: (!container.extensions.is_empty()).then(|| {
             container
                 .extensions
@@ -83,7 +83,7 @@ fn record(container: Container, spec: Option<Value>) -> Record {
 }
 
 /// Standard base64 with padding, the form of bytes in JSON.
-fn base64(bytes: &[u8]) -> String {
+pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

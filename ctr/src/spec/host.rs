@@ -18,6 +18,6 @@ pub fn effective_capabilities() -> Result<Vec<String>> {
 
 /// The host's name.
 pub fn hostname() -> Result<String> {
-    let name = nix::unistd::gethostname().context("cannot read the host's name")?;
-    Ok(name.to_string_lossy().into_owned())
+    let system = nix::sys::utsname::uname().context("cannot read the host's name")?;
+    Ok(system.nodename().to_string_lossy().into_owned())
 }

@@ -170,13 +170,13 @@ fn read_only_options(one: &Mount) -> Options {
 }
 
 /// Mount options as the kernel takes them, relative to a directory when they would not fit otherwise.
-struct Data {
-    text: String,
-    directory: Option<PathBuf>,
+pub(crate) struct Data {
+    pub(crate) text: String,
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// Joins options; when they exceed a page, the layers of an overlay are written relative to their common parent.
-fn shorten(options: Vec<String>) -> Result<Data> {
+pub(crate) fn shorten(options: Vec<String>) -> Result<Data> {
     let text = options.join(",");
     if text.len() <= MAX_OPTIONS {
         return Ok(Data { text, directory: None });

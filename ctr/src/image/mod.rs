@@ -1,0 +1,92 @@
+//! `ctr images`: image records, and the content and snapshots behind them.
+//!
+//! [`model`] and [`platform`] are the documents, [`walk`] follows them in the content store, [`resolve`] ends at one
+//! platform's image, [`unpack`] makes its snapshots. The commands: [`import`], [`export`], [`list`] (and `check`),
+//! [`record`] (tag, label, delete, prune), [`mount`] and [`usage`].
+
+pub mod export;
+pub mod import;
+pub mod list;
+pub mod model;
+pub mod mount;
+pub mod platform;
+pub mod record;
+pub mod reference;
+pub mod resolve;
+pub mod unpack;
+pub mod usage;
+pub mod walk;
+
+pub use resolve::resolve;
+pub use unpack::ensure_unpacked;
+
+use crate::cli::unsupported;
+use crate::client::Client;
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+/// Commands of `ctr images`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check existing images to ensure all content is available locally
+    Check(list::CheckArgs),
+    /// Export images
+    Export(export::ExportArgs),
+    /// Import images
+    Import(import::ImportArgs),
+    /// List images known to the daemon
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Mount an image to a target path
+    Mount(mount::MountArgs),
+    /// Unmount the image from the target
+    Unmount(mount::UnmountArgs),
+    /// Pull an image from a remote: not in this release
+    Pull(RemoteArgs),
+    /// Push an image to a remote: not in this release
+    Push(RemoteArgs),
+    /// Convert an image: not in this release
+    Convert(RemoteArgs),
+    /// Remove unused images
+    Prune(record::PruneArgs),
+    /// Remove one or more images by reference
+    #[command(visible_aliases = ["del", "remove", "rm"])]
+    Delete(record::DeleteArgs),
+    /// Tag an image
+    Tag(record::TagArgs),
+    /// Set and clear labels for an image
+    Label(record::LabelArgs),
+    /// Display usage of snapshots for a given image ref
+    Usage(usage::UsageArgs),
+}
+
+/// Whatever a command that is not there is called with.
+#[derive(Debug, Args)]
+pub struct RemoteArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    rest: Vec<String>,
+}
+
+/// Runs a command.
+pub async fn run(command: Command, client: &Client) -> Result<()> {
+    const INSTEAD: &str = "use `skopeo copy` and `ctr images import` or `export`, or another client of this daemon";
+    match command {
+        Command::Check(args) => list::check(client, args).await,
+        Command::Export(args) => export::export(client, &args).await,
+        Command::Import(args) => import::import(client, &args).await,
+        Command::List(args) => list::list(client, args).await,
+        Command::Mount(args) => mount::mount(client, &args).await,
+        Command::Unmount(args) => mount::unmount(client, &args).await,
+        Command::Pull(_) => Err(unsupported("`images pull`", INSTEAD)),
+        Command::Push(_) => Err(unsupported("`images push`", INSTEAD)),
+        Command::Convert(_) => Err(unsupported(
+            "`images convert`",
+            "use `skopeo copy` on an exported archive",
+        )),
+        Command::Prune(args) => record::prune(client, &args).await,
+        Command::Delete(args) => record::delete(client, &args).await,
+        Command::Tag(args) => record::tag(client, &args).await,
+        Command::Label(args) => record::label(client, &args).await,
+        Command::Usage(args) => usage::usage(client, &args).await,
+    }
+}

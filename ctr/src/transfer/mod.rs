@@ -1,0 +1,158 @@
+//! The daemon's transfer service: it reads an archive that this client streams to it, and does the rest itself.
+//!
+//! Streams are calls of their own (`Streaming.Stream`), named by whom opens them; the transfer refers to them by name.
+//! [`stream`] has their protocol.
+
+mod stream;
+
+use crate::client::{Client, describe_status, unique_part};
+use crate::image::import::ImportArgs;
+use crate::image::platform::Platform;
+use crate::plugin;
+use anyhow::{Context, Result};
+use containerd_client::services::v1::{TransferOptions, TransferRequest};
+use containerd_client::types::transfer::{
+    ImageImportStream, ImageReference, ImageStore, Progress, UnpackConfiguration,
+};
+use prost::{Message, Name};
+use std::collections::HashMap;
+use std::io::Read;
+use stream::{ByteSender, Stream};
+use tokio::sync::oneshot;
+
+/// The plugins that a transfer needs: the transferrer, its service, and the service of the streams.
+const NEEDED: [(&str, &str); 3] = [
+    ("io.containerd.transfer.v1", "local"),
+    ("io.containerd.grpc.v1", "transfer"),
+    ("io.containerd.grpc.v1", "streaming"),
+];
+
+/// A message as the API carries it: containerd's type URLs have no host.
+fn any<M: Message + Name>(message: &M) -> prost_types::Any {
+    prost_types::Any {
+        type_url: M::full_name(),
+        value: message.encode_to_vec(),
+    }
+}
+
+/// Whether the daemon has a transfer service that works.
+pub async fn is_offered(client: &Client) -> Result<bool> {
+    let filters = NEEDED
+        .iter()
+        .map(|(kind, id)| format!("type=={kind},id=={id}"))
+        .collect();
+    let found = plugin::list(client, filters).await?;
+    let works = |(kind, id): &(&str, &str)| {
+        found
+            .iter()
+            .any(|plugin| plugin.r#type == *kind && plugin.id == *id && plugin.init_err.is_none())
+    };
+    Ok(NEEDED.iter().all(works))
+}
+
+/// Imports an archive through the transfer service, and prints what becomes of it.
+pub async fn import(client: &Client, args: &ImportArgs, source: Box<dyn Read + Send>) -> Result<()> {
+    let (progress_id, source_id) = (
+        format!("progress-{}", unique_part()),
+        format!("import-{}", unique_part()),
+    );
+    let progress = Stream::open(client, &progress_id)
+        .await
+        .context("cannot open the progress stream")?;
+    let archive = Stream::open(client, &source_id)
+        .await
+        .context("cannot open the import stream")?;
+    let store = image_store(args)?;
+    let request = TransferRequest {
+        source: Some(any(&ImageImportStream {
+            stream: source_id,
+            media_type: String::new(),
+            force_compress: args.compress_blobs,
+        })),
+        destination: Some(any(&store)),
+        options: Some(TransferOptions {
+            progress_stream: progress_id,
+        }),
+    };
+    let sender = ByteSender::start(archive, source);
+    let (ended, end) = oneshot::channel();
+    let printer = tokio::spawn(print_progress(progress, end));
+    let mut transfer = client.transfer();
+    let done = transfer.transfer(client.request(request)).await;
+    // What the service says about an archive that ended early says less than why it did.
+    if let Some(error) = sender.error() {
+        return Err(error);
+    }
+    if done.is_ok() {
+        // The daemon may still have progress to tell; it closes the stream, or keeps it and tells nothing more.
+        let _ = ended.send(());
+        let _ = printer.await;
+    } else {
+        printer.abort();
+    }
+    done?;
+    Ok(())
+}
+
+/// What is to become of the images: their names, and what is unpacked.
+fn image_store(args: &ImportArgs) -> Result<ImageStore> {
+    let (name, given) = args.base();
+    let reference = ImageReference {
+        name,
+        is_prefix: true,
+        // A made-up prefix gives way to a whole name in the archive.
+        allow_overwrite: !given,
+        add_digest: args.digests,
+        skip_named_digest: args.digests && args.skip_digest_for_named,
+    };
+    let platform = match args.platform.as_deref().filter(|_| !args.all_platforms) {
+        Some(platform) => Platform::parse(platform)?,
+        None => Platform::host(),
+    };
+    let unpack = UnpackConfiguration {
+        platform: Some(platform.to_api()),
+        snapshotter: args.snapshotter.clone(),
+    };
+    Ok(ImageStore {
+        name: args.index_name.clone(),
+        labels: crate::spec::parse::labels(&args.label).into_iter().collect(),
+        platforms: if args.all_platforms {
+            Vec::new()
+        } else {
+            vec![platform.to_api()]
+        },
+        extra_references: vec![reference],
+        unpacks: if args.no_unpack { Vec::new() } else { vec![unpack] },
+        ..ImageStore::default()
+    })
+}
+
+/// Prints each thing's state when it changes.
+async fn print_progress(mut stream: Stream, mut end: oneshot::Receiver<()>) {
+    let mut states: HashMap<String, String> = HashMap::new();
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = stream.next() => message,
+            _ = &mut end => return,
+        };
+        match message {
+            Ok(Some(message)) => {
+                let Ok(progress) = Progress::decode(message.value.as_slice()) else {
+                    continue;
+                };
+                if progress.name.is_empty() {
+                    println!("{}", progress.event);
+                } else if states.get(&progress.name) != Some(&progress.event) {
+                    println!("{}\t{}", progress.name, progress.event);
+                    states.insert(progress.name, progress.event);
+                }
+            }
+            Ok(None) => return,
+            Err(status) => {
+                eprintln!("ctr: progress: {}", describe_status(&status));
+                return;
+            }
+        }
+    }
+}
