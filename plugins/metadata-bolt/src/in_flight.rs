@@ -10,6 +10,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+/// The name of a blob of the content store.
+pub(crate) fn blob(digest: &str) -> String {
+    format!("blob {digest}")
+}
+
+/// The name of an ingest of the content store.
+pub(crate) fn ingest(backend: &str) -> String {
+    format!("ingest {backend}")
+}
+
+/// The name of a snapshot of a snapshotter.
+pub(crate) fn snapshot(snapshotter: &str, backend: &str) -> String {
+    format!("snapshot {snapshotter} {backend}")
+}
+
+/// The name of a commit of a snapshot, told by the active one.
+pub(crate) fn commit(snapshotter: &str, backend: &str) -> String {
+    format!("commit {snapshotter} {backend}")
+}
+
+/// The name of a record of a snapshot that is about to be.
+pub(crate) fn snapshot_record(ns: &str, snapshotter: &str, key: &str) -> String {
+    format!("record {ns} {snapshotter} {key}")
+}
+
 /// The names in flight.
 #[derive(Clone, Default)]
 pub(crate) struct InFlight(Arc<Shared>);
@@ -52,7 +77,10 @@ impl InFlight {
     /// Claims `name` alone, unless it is in use.
     pub(crate) fn try_claim(&self, name: String) -> Option<InUse> {
         self.try_acquire(&name, |used| used.is_none().then_some(Use::Claimed))
-            .then(|| InUse { shared: Arc::clone(&self.0), name })
+            .then(|| InUse {
+                shared: Arc::clone(&self.0),
+                name,
+            })
     }
 
     async fn acquire(&self, name: String, next: impl Fn(Option<&Use>) -> Option<Use>) -> InUse {
@@ -62,7 +90,10 @@ impl InFlight {
             // Registered before the look, so that what is freed in between is not missed.
             freed.as_mut().enable();
             if self.try_acquire(&name, &next) {
-                return InUse { shared: Arc::clone(&self.0), name };
+                return InUse {
+                    shared: Arc::clone(&self.0),
+                    name,
+                };
             }
             freed.await;
         }
@@ -96,9 +127,9 @@ impl Drop for InUse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use futures_util::FutureExt;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_claim_excludes_holds_and_holds_share() {
         let names = InFlight::default();
         let first = names.hold("x".into()).await;
@@ -109,8 +140,7 @@ mod tests {
         assert!(names.try_claim("x".into()).is_none());
         drop(second);
         let claim = names.try_claim("x".into()).expect("nobody holds it");
-        let waiting = tokio::time::timeout(Duration::from_secs(1), names.hold("x".into())).await;
-        assert!(waiting.is_err(), "held although claimed");
+        assert!(names.hold("x".into()).now_or_never().is_none(), "held although claimed");
         let holder = tokio::spawn({
             let names = names.clone();
             async move { names.hold("x".into()).await }

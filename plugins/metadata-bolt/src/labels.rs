@@ -36,12 +36,16 @@ pub(crate) fn apply<V: Clone>(
     old: &mut std::collections::BTreeMap<String, V>,
     new: &std::collections::BTreeMap<String, V>,
 ) -> bool {
-    let Some(rest) = path.strip_prefix(prefix) else { return false };
+    let Some(rest) = path.strip_prefix(prefix) else {
+        return false;
+    };
     if rest.is_empty() {
         old.clone_from(new);
         return true;
     }
-    let Some(key) = rest.strip_prefix('.') else { return false };
+    let Some(key) = rest.strip_prefix('.') else {
+        return false;
+    };
     match new.get(key) {
         Some(value) => old.insert(key.to_owned(), value.clone()),
         None => old.remove(key),
@@ -80,7 +84,10 @@ mod tests {
         assert!(validate("x", &labels(&[("k", &"v".repeat(4095))])).is_ok());
         let error = validate("x", &labels(&[(&"k".repeat(100), &"v".repeat(4095))])).expect_err("too long");
         assert_eq!(error.code, orlop_plugin::contract::Code::InvalidArgument);
-        assert!(error.message.contains("4195 bytes") && !error.message.contains(&"k".repeat(65)), "{error}");
+        assert!(
+            error.message.contains("4195 bytes") && !error.message.contains(&"k".repeat(65)),
+            "{error}"
+        );
     }
 
     #[test]

@@ -37,11 +37,18 @@ pub(crate) fn resource_key(ns: &str, kind: &str, id: &str) -> Option<Key> {
 
 /// Lets `lease` hold `id`.
 pub(crate) fn hold(draft: &mut Draft<'_>, ns: &str, lease: &str, kind: &str, id: &str) -> Result<()> {
-    if !draft.has(&Key::lease(ns, lease))? {
-        return Err(lease_not_found(lease));
-    }
+    require(draft, ns, lease)?;
     draft.put_empty(Key::lease_resource(ns, lease, kind, id));
     Ok(())
+}
+
+/// `NotFound` when there is no such lease.
+pub(crate) fn require(reader: &impl Reader, ns: &str, lease: &str) -> Result<()> {
+    if reader.has(&Key::lease(ns, lease))? {
+        Ok(())
+    } else {
+        Err(lease_not_found(lease))
+    }
 }
 
 /// Lets `lease` hold `id` no longer.
@@ -58,9 +65,9 @@ fn check(resource: &LeaseResource) -> Result<()> {
     let kind = resource.kind.as_str();
     let parts: Vec<&str> = kind.split('/').collect();
     match parts[..] {
-        ["content"] => Digest::new(resource.id.as_str()).map(|_| ()).map_err(|error| {
-            Error::invalid_argument(format!("invalid content resource id {}: {error}", resource.id))
-        }),
+        ["content"] => Digest::new(resource.id.as_str())
+            .map(|_| ())
+            .map_err(|error| Error::invalid_argument(format!("invalid content resource id {}: {error}", resource.id))),
         ["ingests" | "images"] => Ok(()),
         ["snapshots", name] if !name.is_empty() => no_nul("resource type", name),
         ["content" | "ingests" | "images" | "snapshots", ..] => {
@@ -92,10 +99,17 @@ impl Leases for LeaseStore {
                 if draft.has(&key)? {
                     return Err(Error::already_exists(format!("lease {id:?}: already exists")));
                 }
-                let record = LeaseRecord { labels: crate::labels::kept(labels), created };
+                let record = LeaseRecord {
+                    labels: crate::labels::kept(labels),
+                    created,
+                };
                 draft.put(key, &record);
                 draft.ensure_namespace(caller.ns())?;
-                Ok(Lease { id, created: time(created), labels: record.labels })
+                Ok(Lease {
+                    id,
+                    created: time(created),
+                    labels: record.labels,
+                })
             })
             .await
     }
@@ -131,7 +145,11 @@ impl Leases for LeaseStore {
                         _ => None,
                     });
                     if wanted {
-                        leases.push(Lease { id: id.to_owned(), created: time(record.created), labels: record.labels });
+                        leases.push(Lease {
+                            id: id.to_owned(),
+                            created: time(record.created),
+                            labels: record.labels,
+                        });
                     }
                     Ok(())
                 })?;
@@ -143,7 +161,10 @@ impl Leases for LeaseStore {
     async fn add_resource(&self, ctx: &Ctx, id: &str, resource: LeaseResource) -> Result<()> {
         let (caller, lease) = (Caller::of(ctx)?, id.to_owned());
         check(&resource)?;
-        self.0.store.write(move |draft| hold(draft, caller.ns(), &lease, &resource.kind, &resource.id)).await
+        self.0
+            .store
+            .write(move |draft| hold(draft, caller.ns(), &lease, &resource.kind, &resource.id))
+            .await
     }
 
     async fn delete_resource(&self, ctx: &Ctx, id: &str, resource: LeaseResource) -> Result<()> {
@@ -152,9 +173,7 @@ impl Leases for LeaseStore {
         self.0
             .store
             .write(move |draft| {
-                if !draft.has(&Key::lease(caller.ns(), &lease))? {
-                    return Err(lease_not_found(&lease));
-                }
+                require(draft, caller.ns(), &lease)?;
                 release(draft, caller.ns(), &lease, &resource.kind, &resource.id);
                 draft.leaves_garbage();
                 Ok(())
@@ -167,15 +186,16 @@ impl Leases for LeaseStore {
         self.0
             .store
             .read(move |view| {
-                if !view.has(&Key::lease(caller.ns(), &lease))? {
-                    return Err(lease_not_found(&lease));
-                }
+                require(view, caller.ns(), &lease)?;
                 let keys = view.keys(&Prefix::of(Kind::LeaseResource, &[caller.ns(), &lease]))?;
                 Ok(keys
                     .iter()
                     .map(|key| {
                         let [_, _, kind, id] = key.parts();
-                        LeaseResource { id: id.to_owned(), kind: kind.to_owned() }
+                        LeaseResource {
+                            id: id.to_owned(),
+                            kind: kind.to_owned(),
+                        }
                     })
                     .collect())
             })

@@ -17,7 +17,11 @@ pub(crate) struct NamespaceStore(pub(crate) Arc<Shared>);
 
 /// The names of all namespaces.
 pub(crate) fn names(view: &View) -> Result<Vec<String>> {
-    Ok(view.keys(&Prefix::of(Kind::Namespace, &[]))?.iter().map(|key| key.parts::<1>()[0].to_owned()).collect())
+    Ok(view
+        .keys(&Prefix::of(Kind::Namespace, &[]))?
+        .iter()
+        .map(|key| key.parts::<1>()[0].to_owned())
+        .collect())
 }
 
 #[async_trait]
@@ -25,8 +29,15 @@ impl Namespaces for NamespaceStore {
     /// One that does not exist has no labels, as in containerd: clients look for defaults in the labels of the namespace they are about
     /// to use for the first time.
     async fn get(&self, _ctx: &Ctx, name: &Namespace) -> Result<NamespaceInfo> {
-        let record = self.0.store.view().load::<NamespaceRecord>(&Key::namespace_record(name.as_str()))?;
-        Ok(NamespaceInfo { name: name.clone(), labels: record.unwrap_or_default().labels })
+        let record = self
+            .0
+            .store
+            .view()
+            .load::<NamespaceRecord>(&Key::namespace_record(name.as_str()))?;
+        Ok(NamespaceInfo {
+            name: name.clone(),
+            labels: record.unwrap_or_default().labels,
+        })
     }
 
     async fn list(&self, _ctx: &Ctx) -> Result<Vec<NamespaceInfo>> {
@@ -37,7 +48,10 @@ impl Namespaces for NamespaceStore {
                 view.scan(&Prefix::of(Kind::Namespace, &[]), &mut |key, value| {
                     let [name] = key.parts();
                     let record: NamespaceRecord = decode(&key, value)?;
-                    namespaces.push(NamespaceInfo { name: Namespace::new(name)?, labels: record.labels });
+                    namespaces.push(NamespaceInfo {
+                        name: Namespace::new(name)?,
+                        labels: record.labels,
+                    });
                     Ok(())
                 })?;
                 Ok(namespaces)
@@ -47,7 +61,10 @@ impl Namespaces for NamespaceStore {
 
     async fn create(&self, _ctx: &Ctx, namespace: NamespaceInfo) -> Result<NamespaceInfo> {
         labels::validate("namespace.Labels", &namespace.labels)?;
-        let created = NamespaceInfo { name: namespace.name, labels: labels::kept(namespace.labels) };
+        let created = NamespaceInfo {
+            name: namespace.name,
+            labels: labels::kept(namespace.labels),
+        };
         let NamespaceInfo { name, labels } = created.clone();
         self.0
             .store
@@ -60,7 +77,10 @@ impl Namespaces for NamespaceStore {
                 Ok(())
             })
             .await?;
-        let event = events::NamespaceCreate { name: created.name.to_string(), labels: event_labels(&created.labels) };
+        let event = events::NamespaceCreate {
+            name: created.name.to_string(),
+            labels: event_labels(&created.labels),
+        };
         self.0.publish(&created.name, event).await;
         Ok(created)
     }
@@ -73,14 +93,26 @@ impl Namespaces for NamespaceStore {
             .write(move |draft| {
                 let key = Key::namespace_record(namespace.name.as_str());
                 let mut record: NamespaceRecord = draft.load(&key)?.unwrap_or_default();
-                labels::update(&mut record.labels, &namespace.labels, &fields, "namespace", namespace.name.as_str())?;
+                labels::update(
+                    &mut record.labels,
+                    &namespace.labels,
+                    &fields,
+                    "namespace",
+                    namespace.name.as_str(),
+                )?;
                 labels::validate("namespace.Labels", &record.labels)?;
                 record.labels = labels::kept(record.labels);
                 draft.put(key, &record);
-                Ok(NamespaceInfo { name: namespace.name, labels: record.labels })
+                Ok(NamespaceInfo {
+                    name: namespace.name,
+                    labels: record.labels,
+                })
             })
             .await?;
-        let event = events::NamespaceUpdate { name: updated.name.to_string(), labels: event_labels(&updated.labels) };
+        let event = events::NamespaceUpdate {
+            name: updated.name.to_string(),
+            labels: event_labels(&updated.labels),
+        };
         self.0.publish(&updated.name, event).await;
         Ok(updated)
     }
@@ -111,7 +143,9 @@ impl Namespaces for NamespaceStore {
             })
             .await?;
         self.0.dirty.content();
-        self.0.publish(name, events::NamespaceDelete { name: name.to_string() }).await;
+        self.0
+            .publish(name, events::NamespaceDelete { name: name.to_string() })
+            .await;
         Ok(())
     }
 }
@@ -119,7 +153,11 @@ impl Namespaces for NamespaceStore {
 /// The kinds of objects that are still in a namespace.
 fn what_is_left(draft: &Draft<'_>, ns: &Namespace) -> Result<Vec<String>> {
     let mut left = Vec::new();
-    for (kind, name) in [(Kind::Image, "images"), (Kind::Blob, "blobs"), (Kind::Container, "containers")] {
+    for (kind, name) in [
+        (Kind::Image, "images"),
+        (Kind::Blob, "blobs"),
+        (Kind::Container, "containers"),
+    ] {
         if draft.first(&Prefix::in_namespace(kind, ns))?.is_some() {
             left.push(name.to_owned());
         }
@@ -129,6 +167,10 @@ fn what_is_left(draft: &Draft<'_>, ns: &Namespace) -> Result<Vec<String>> {
         let [_, snapshotter, _] = key.parts();
         snapshotters.insert(snapshotter.to_owned());
     }
-    left.extend(snapshotters.iter().map(|name| format!("snapshots on {name:?} snapshotter")));
+    left.extend(
+        snapshotters
+            .iter()
+            .map(|name| format!("snapshots on {name:?} snapshotter")),
+    );
     Ok(left)
 }

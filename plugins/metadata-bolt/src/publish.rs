@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 
 use containerd_client::events;
+// The messages of image events live in the package of the image service.
+use containerd_client::services::v1 as images;
 use orlop_plugin::contract::{Ctx, Labels, Namespace};
 use prost::{Message, Name};
 
@@ -15,26 +17,26 @@ pub(crate) trait Event: Message + Name {
 }
 
 macro_rules! topics {
-    ($($event:ident => $topic:literal;)*) => {
-        $(impl Event for events::$event { const TOPIC: &'static str = $topic; })*
+    ($($event:path => $topic:literal;)*) => {
+        $(impl Event for $event { const TOPIC: &'static str = $topic; })*
     };
 }
 
 topics! {
-    ImageCreate => "/images/create";
-    ImageUpdate => "/images/update";
-    ImageDelete => "/images/delete";
-    ContainerCreate => "/containers/create";
-    ContainerUpdate => "/containers/update";
-    ContainerDelete => "/containers/delete";
-    NamespaceCreate => "/namespaces/create";
-    NamespaceUpdate => "/namespaces/update";
-    NamespaceDelete => "/namespaces/delete";
-    ContentCreate => "/content/create";
-    ContentDelete => "/content/delete";
-    SnapshotPrepare => "/snapshot/prepare";
-    SnapshotCommit => "/snapshot/commit";
-    SnapshotRemove => "/snapshot/remove";
+    images::ImageCreate => "/images/create";
+    images::ImageUpdate => "/images/update";
+    images::ImageDelete => "/images/delete";
+    events::ContainerCreate => "/containers/create";
+    events::ContainerUpdate => "/containers/update";
+    events::ContainerDelete => "/containers/delete";
+    events::NamespaceCreate => "/namespaces/create";
+    events::NamespaceUpdate => "/namespaces/update";
+    events::NamespaceDelete => "/namespaces/delete";
+    events::ContentCreate => "/content/create";
+    events::ContentDelete => "/content/delete";
+    events::SnapshotPrepare => "/snapshot/prepare";
+    events::SnapshotCommit => "/snapshot/commit";
+    events::SnapshotRemove => "/snapshot/remove";
 }
 
 /// Labels in the form of events.
@@ -46,7 +48,11 @@ impl Shared {
     /// Publishes an event. The change it tells of is committed, so that a missing exchange is worth a line in the log, not an error.
     pub(crate) async fn publish<E: Event>(&self, ns: &Namespace, event: E) {
         let published = match self.host.events() {
-            Ok(exchange) => exchange.publish(&Ctx::new(ns.clone()), E::TOPIC, containerd_client::to_any(&event)).await,
+            Ok(exchange) => {
+                exchange
+                    .publish(&Ctx::new(ns.clone()), E::TOPIC, containerd_client::to_any(&event))
+                    .await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = published {

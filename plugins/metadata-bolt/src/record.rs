@@ -150,7 +150,11 @@ pub(crate) fn nanos(time: SystemTime) -> i64 {
 /// A stored time.
 pub(crate) fn time(nanos: i64) -> SystemTime {
     let distance = Duration::from_nanos(nanos.unsigned_abs());
-    if nanos < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
+    if nanos < 0 {
+        UNIX_EPOCH - distance
+    } else {
+        UNIX_EPOCH + distance
+    }
 }
 
 #[cfg(test)]

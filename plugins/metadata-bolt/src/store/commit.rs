@@ -25,21 +25,30 @@ pub(super) struct Job {
 pub(super) struct Queue {
     waiting: Vec<Job>,
     led: bool,
+    closed: bool,
 }
 
 // === impl Inner ===
 
 impl Inner {
-    /// Queues an operation; true when the caller must see to a leader.
-    pub(super) fn enqueue(&self, job: Job) -> bool {
+    /// Queues an operation; true when the caller must see to a leader. `Unavailable` once the store is closed.
+    pub(super) fn enqueue(&self, job: Job) -> Result<bool> {
         let mut queue = lock(&self.queue);
+        if queue.closed {
+            return Err(Error::unavailable("the metadata store is shutting down"));
+        }
         queue.waiting.push(job);
         if queue.led {
             self.arrived.notify_one();
-            return false;
+            return Ok(false);
         }
         queue.led = true;
-        true
+        Ok(true)
+    }
+
+    /// Refuses operations from now on.
+    pub(super) fn close(&self) {
+        lock(&self.queue).closed = true;
     }
 
     /// Everything that waits, or `None` when nothing does and the lead is given up.
@@ -96,7 +105,9 @@ impl Inner {
         let transaction = begin(&self.database)?;
         let mut changed = false;
         {
-            let mut table = transaction.open_table(OBJECTS).map_err(|e| failed("open the metadata", e))?;
+            let mut table = transaction
+                .open_table(OBJECTS)
+                .map_err(|e| failed("open the metadata", e))?;
             let mut journal = lock(&self.journal);
             for job in jobs {
                 let mut draft = Draft::new(&table, &mut journal);
@@ -114,13 +125,17 @@ impl Inner {
                 for (key, value) in records {
                     match value {
                         Some(value) => {
-                            table.insert(key.as_bytes(), value.as_slice()).map_err(|e| failed("write the metadata", e))?;
+                            table
+                                .insert(key.as_bytes(), value.as_slice())
+                                .map_err(|e| failed("write the metadata", e))?;
                             if let Some(journal) = journal.as_mut() {
                                 journal.push(key);
                             }
                         }
                         None => {
-                            table.remove(key.as_bytes()).map_err(|e| failed("write the metadata", e))?;
+                            table
+                                .remove(key.as_bytes())
+                                .map_err(|e| failed("write the metadata", e))?;
                         }
                     }
                 }
@@ -130,7 +145,8 @@ impl Inner {
             return transaction.abort().map_err(|e| failed("end a metadata transaction", e));
         }
         transaction.commit().map_err(|e| failed("commit to the metadata", e))?;
-        let view = std::sync::Arc::new(current(&self.database).map_err(|error: Error| error.context("after a commit"))?);
+        let view =
+            std::sync::Arc::new(current(&self.database).map_err(|error: Error| error.context("after a commit"))?);
         *self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner) = view;
         Ok(())
     }

@@ -8,11 +8,14 @@ use orlop_plugin::{Error, Result};
 use prost::Message;
 use redb::{ReadOnlyTable, ReadableTable, Table};
 
-use super::key::{Key, Prefix};
 use super::failed;
+use super::key::{Key, Prefix};
 use crate::record::NamespaceRecord;
 
 pub(super) type Bytes = &'static [u8];
+
+/// Is shown a key and its record, and says whether it wants more.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>> + 'a;
 
 /// Whoever can be asked for records: a committed view, or a draft over the transaction under way.
 pub(crate) trait Reader {
@@ -20,12 +23,7 @@ pub(crate) trait Reader {
     fn get(&self, key: &Key) -> Result<Option<Vec<u8>>>;
 
     /// Visits the records of `prefix` from `from` on, in key order, until told to break.
-    fn scan_from(
-        &self,
-        prefix: &Prefix,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
-    ) -> Result<()>;
+    fn scan_from(&self, prefix: &Prefix, from: &[u8], visit: &mut Visit<'_>) -> Result<()>;
 
     /// Visits all records of `prefix`, in key order.
     fn scan(&self, prefix: &Prefix, visit: &mut dyn FnMut(Key, &[u8]) -> Result<()>) -> Result<()> {
@@ -71,7 +69,8 @@ pub(crate) trait Reader {
 
 /// A record from its bytes. `DataLoss` when they are damaged.
 pub(crate) fn decode<R: Message + Default>(key: &Key, value: &[u8]) -> Result<R> {
-    R::decode(value).map_err(|error| Error::data_loss(format!("the record {key:?} of the metadata is damaged: {error}")))
+    R::decode(value)
+        .map_err(|error| Error::data_loss(format!("the record {key:?} of the metadata is damaged: {error}")))
 }
 
 /// All that was committed at one moment; never changes, never waits.
@@ -83,12 +82,7 @@ impl Reader for View {
         Ok(value.map(|value| value.value().to_vec()))
     }
 
-    fn scan_from(
-        &self,
-        prefix: &Prefix,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    fn scan_from(&self, prefix: &Prefix, from: &[u8], visit: &mut Visit<'_>) -> Result<()> {
         let end = prefix.end();
         let range = match &end {
             Some(end) => self.0.range(from..end.as_slice()),
@@ -123,11 +117,19 @@ pub(super) struct Changes {
 
 impl<'t> Draft<'t> {
     pub(super) fn new(table: &'t Table<'t, Bytes, Bytes>, journal: &'t mut Option<Vec<Key>>) -> Self {
-        Self { table, journal, changes: BTreeMap::new(), garbage: false }
+        Self {
+            table,
+            journal,
+            changes: BTreeMap::new(),
+            garbage: false,
+        }
     }
 
     pub(super) fn into_changes(self) -> Changes {
-        Changes { records: self.changes, garbage: self.garbage }
+        Changes {
+            records: self.changes,
+            garbage: self.garbage,
+        }
     }
 
     /// Stores a record.
@@ -183,16 +185,14 @@ impl Reader for Draft<'_> {
         if let Some(changed) = self.changes.get(key) {
             return Ok(changed.clone());
         }
-        let value = self.table.get(key.as_bytes()).map_err(|e| failed("read the metadata", e))?;
+        let value = self
+            .table
+            .get(key.as_bytes())
+            .map_err(|e| failed("read the metadata", e))?;
         Ok(value.map(|value| value.value().to_vec()))
     }
 
-    fn scan_from(
-        &self,
-        prefix: &Prefix,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    fn scan_from(&self, prefix: &Prefix, from: &[u8], visit: &mut Visit<'_>) -> Result<()> {
         let end = prefix.end();
         let within = |key: &[u8]| key >= from && end.as_ref().is_none_or(|end| key < end.as_slice());
         let range = match &end {

@@ -135,7 +135,12 @@ impl Key {
             .ok()
             .filter(|key| key.chars().next().and_then(Kind::of_letter).is_some())
             .map(|key| Self(key.into()))
-            .ok_or_else(|| Error::data_loss(format!("the metadata holds a key that is none: {}", bytes.escape_ascii())))
+            .ok_or_else(|| {
+                Error::data_loss(format!(
+                    "the metadata holds a key that is none: {}",
+                    bytes.escape_ascii()
+                ))
+            })
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -144,7 +149,11 @@ impl Key {
 
     pub(crate) fn kind(&self) -> Kind {
         // Every way to make a key puts a kind's letter first.
-        self.0.chars().next().and_then(Kind::of_letter).unwrap_or(Kind::Sequence)
+        self.0
+            .chars()
+            .next()
+            .and_then(Kind::of_letter)
+            .unwrap_or(Kind::Sequence)
     }
 
     /// The first `N` parts, the last of which takes the rest.
@@ -203,7 +212,9 @@ impl Prefix {
 /// Refuses a NUL in what becomes a part of a key, naming it.
 pub(crate) fn no_nul(what: &str, value: &str) -> Result<()> {
     if value.contains('\0') {
-        return Err(Error::invalid_argument(format!("{what} {value:?} must not contain a NUL")));
+        return Err(Error::invalid_argument(format!(
+            "{what} {value:?} must not contain a NUL"
+        )));
     }
     Ok(())
 }
@@ -235,7 +246,10 @@ mod tests {
     #[test]
     fn foreign_keys_are_data_loss() {
         for bytes in [&b""[..], b"x", b"\xff"] {
-            assert_eq!(Key::from_bytes(bytes).expect_err("no key").code, orlop_plugin::contract::Code::DataLoss);
+            assert_eq!(
+                Key::from_bytes(bytes).expect_err("no key").code,
+                orlop_plugin::contract::Code::DataLoss
+            );
         }
     }
 }

@@ -14,14 +14,15 @@ mod key;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use orlop_plugin::contract::BoxStream;
 use orlop_plugin::{Error, Result, blocking, panic_message};
-use redb::{Database, Durability, ReadableDatabase, TableDefinition};
-use tokio::sync::{oneshot, watch};
+use redb::backends::FileBackend;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 pub(crate) use draft::{Draft, Reader, View, decode};
 pub(crate) use key::{Key, Kind, Prefix, no_nul};
@@ -54,10 +55,16 @@ pub(crate) struct Totals {
 
 /// The database. Cloning shares it.
 #[derive(Clone)]
-pub(crate) struct Store(Arc<Inner>);
+pub(crate) struct Store {
+    inner: Arc<Inner>,
+    /// A leader holds a permit for as long as it holds the database.
+    leading: Arc<Semaphore>,
+}
+
+/// More than there can be leaders: one, and others that are just going.
+const LEADERS: u32 = 1024;
 
 struct Inner {
-    path: PathBuf,
     database: Database,
     view: RwLock<Arc<View>>,
     queue: Mutex<Queue>,
@@ -100,8 +107,13 @@ impl Store {
             .mode(0o600)
             .open(path)
             .map_err(|error| Error::io(&doing, &error))?;
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create_file(file).map_err(|error| match error {
+        let database = FileBackend::new(file)
+            .and_then(|file| {
+                Database::builder()
+                    .set_cache_size(CACHE_BYTES)
+                    .create_with_backend(file)
+            })
+            .map_err(|error| match error {
                 redb::DatabaseError::DatabaseAlreadyOpen => Error::unavailable(format!(
                     "{doing}: another process has it open; is a second daemon running on the same root?"
                 )),
@@ -109,8 +121,7 @@ impl Store {
             })?;
         prepare(&database).map_err(|error| error.context(&doing))?;
         let view = Arc::new(current(&database)?);
-        Ok(Self(Arc::new(Inner {
-            path: path.to_owned(),
+        let inner = Arc::new(Inner {
             database,
             view: RwLock::new(view),
             queue: Mutex::default(),
@@ -118,22 +129,21 @@ impl Store {
             totals: watch::Sender::default(),
             journal: Mutex::default(),
             ids: Mutex::new(0..0),
-        })))
-    }
-
-    /// Where the database is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.0.path
+        });
+        Ok(Self {
+            inner,
+            leading: Arc::new(Semaphore::new(LEADERS as usize)),
+        })
     }
 
     /// What is committed now.
     pub(crate) fn view(&self) -> Arc<View> {
-        Arc::clone(&self.0.view.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.inner.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How much was changed, and news of it.
     pub(crate) fn totals(&self) -> watch::Receiver<Totals> {
-        self.0.totals.subscribe()
+        self.inner.totals.subscribe()
     }
 
     /// Runs `work` in the next commit and returns after it: what it drafted is durable then, or, if it or the commit failed,
@@ -164,7 +174,10 @@ impl Store {
         let run = move |draft: Result<&mut Draft<'_>>| {
             let result = draft.and_then(|draft| {
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(draft))).unwrap_or_else(|panic| {
-                    Err(Error::internal(format!("a metadata operation panicked: {}", panic_message(&*panic))))
+                    Err(Error::internal(format!(
+                        "a metadata operation panicked: {}",
+                        panic_message(&*panic)
+                    )))
                 })
             });
             let succeeded = result.is_ok();
@@ -174,11 +187,22 @@ impl Store {
             };
             (succeeded, Box::new(acknowledge) as commit::Acknowledge)
         };
-        if self.0.enqueue(Job { counts, run: Box::new(run) }) {
-            let inner = Arc::clone(&self.0);
-            tokio::task::spawn_blocking(move || inner.lead());
+        if self.inner.enqueue(Job {
+            counts,
+            run: Box::new(run),
+        })? {
+            let inner = Arc::clone(&self.inner);
+            // There is none only while the store is closed, which nobody waits for any more then.
+            let permit = Arc::clone(&self.leading).try_acquire_owned().ok();
+            tokio::task::spawn_blocking(move || {
+                inner.lead();
+                drop(inner);
+                drop(permit);
+            });
         }
-        answered.await.map_err(|_| Error::unavailable("the metadata store is shutting down"))?
+        answered
+            .await
+            .map_err(|_| Error::unavailable("the metadata store is shutting down"))?
     }
 
     /// Runs `work` over the current view on the blocking pool.
@@ -220,13 +244,16 @@ impl Store {
                 .await
             }
         });
-        chunks.map_ok(|items| stream::iter(items.into_iter().map(Ok))).try_flatten().boxed()
+        chunks
+            .map_ok(|items| stream::iter(items.into_iter().map(Ok)))
+            .try_flatten()
+            .boxed()
     }
 
     /// An id that was never given out before, not even by an earlier run: it keeps names apart in the backends.
     pub(crate) async fn next_id(&self) -> Result<u64> {
         loop {
-            if let Some(id) = lock(&self.0.ids).next() {
+            if let Some(id) = lock(&self.inner.ids).next() {
                 return Ok(id);
             }
             let reserved = self
@@ -237,13 +264,24 @@ impl Store {
                 })
                 .await?;
             // Two that ran out together each reserve a block; the ids of the one that is replaced are never used.
-            *lock(&self.0.ids) = reserved;
+            *lock(&self.inner.ids) = reserved;
         }
+    }
+
+    /// Returns once all operations are committed and nobody commits any more; later ones are refused.
+    pub(crate) async fn close(&self) {
+        // What was queued before it is committed with it or before it.
+        let last = self.write_quietly(|_| Ok(()));
+        if let Err(error) = last.await {
+            tracing::warn!(%error, "the last commit of the metadata failed");
+        }
+        self.inner.close();
+        drop(self.leading.acquire_many(LEADERS).await);
     }
 
     /// Stops noting what is stored.
     pub(crate) fn stop_journal(&self) {
-        *lock(&self.0.journal) = None;
+        *lock(&self.inner.journal) = None;
     }
 }
 
@@ -253,7 +291,10 @@ fn prepare(database: &Database) -> Result<()> {
     transaction.set_quick_repair(true);
     let fresh = {
         let mut facts = transaction.open_table(FACTS).map_err(|e| failed("read its facts", e))?;
-        let version = facts.get(SCHEMA_VERSION_FACT).map_err(|e| failed("read its version", e))?.map(|v| v.value());
+        let version = facts
+            .get(SCHEMA_VERSION_FACT)
+            .map_err(|e| failed("read its version", e))?
+            .map(|v| v.value());
         match version {
             Some(version) if version > SCHEMA_VERSION => {
                 return Err(Error::failed_precondition(format!(
@@ -262,7 +303,9 @@ fn prepare(database: &Database) -> Result<()> {
             }
             Some(_) => false,
             None => {
-                facts.insert(SCHEMA_VERSION_FACT, SCHEMA_VERSION).map_err(|e| failed("write its version", e))?;
+                facts
+                    .insert(SCHEMA_VERSION_FACT, SCHEMA_VERSION)
+                    .map_err(|e| failed("write its version", e))?;
                 true
             }
         }
@@ -270,12 +313,16 @@ fn prepare(database: &Database) -> Result<()> {
     if !fresh {
         return transaction.abort().map_err(|e| failed("end its first transaction", e));
     }
-    transaction.open_table(OBJECTS).map_err(|e| failed("make its table", e))?;
+    transaction
+        .open_table(OBJECTS)
+        .map_err(|e| failed("make its table", e))?;
     transaction.commit().map_err(|e| failed("commit its tables", e))
 }
 
 fn begin(database: &Database) -> Result<redb::WriteTransaction> {
-    let mut transaction = database.begin_write().map_err(|e| failed("begin a metadata transaction", e))?;
+    let mut transaction = database
+        .begin_write()
+        .map_err(|e| failed("begin a metadata transaction", e))?;
     transaction
         .set_durability(Durability::Immediate)
         .map_err(|error| Error::internal(format!("begin a metadata transaction: {error}")))?;
@@ -285,7 +332,11 @@ fn begin(database: &Database) -> Result<redb::WriteTransaction> {
 
 fn current(database: &Database) -> Result<View> {
     let transaction = database.begin_read().map_err(|e| failed("read the metadata", e))?;
-    Ok(View(transaction.open_table(OBJECTS).map_err(|e| failed("read the metadata", e))?))
+    Ok(View(
+        transaction
+            .open_table(OBJECTS)
+            .map_err(|e| failed("read the metadata", e))?,
+    ))
 }
 
 /// How long the leader waits for the clients it has just answered, at most.
