@@ -40,11 +40,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     prepare(&config)?;
     let address = PathBuf::from(&config.grpc.address);
-    let ttrpc_address = if config.ttrpc.address.is_empty() {
-        PathBuf::from(format!("{}.ttrpc", config.grpc.address))
-    } else {
-        PathBuf::from(&config.ttrpc.address)
-    };
+    let ttrpc_listener = config.ttrpc_listener();
+    let ttrpc_address = PathBuf::from(&ttrpc_listener.address);
 
     // The sockets come first: a second daemon on the same address must fail before it touches the first one's state.
     let listeners = Listeners::bind(&config, &address).await?;
@@ -53,7 +50,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Shims send events while their tasks are found again: the socket is there before the runtime is.
     socket_directory(&ttrpc_address)?;
     let mut ttrpc = ttrpc::serve(&ttrpc_address, registry.clone()).await?;
-    own(&ttrpc_address, config.ttrpc.uid, config.ttrpc.gid)?;
+    own(&ttrpc_address, ttrpc_listener.uid, ttrpc_listener.gid)?;
 
     let found = load(&config, &registry).await;
     let running = start(&config, &registry, found, &address, &ttrpc_address).await?;
@@ -86,11 +83,11 @@ fn prepare(config: &Config) -> anyhow::Result<()> {
             .recursive(true)
             .mode(0o711)
             .create(directory)
-            .with_context(|| format!("make the daemon's directory {directory}"))?;
+            .with_context(|| format!("make the daemon's directory {}", directory.display()))?;
     }
-    if !config.temp.is_empty() {
+    if !config.temp.as_os_str().is_empty() {
         std::fs::create_dir_all(&config.temp)
-            .with_context(|| format!("make the temporary directory {}", config.temp))?;
+            .with_context(|| format!("make the temporary directory {}", config.temp.display()))?;
     }
     if config.oom_score != 0 {
         std::fs::write("/proc/self/oom_score_adj", config.oom_score.to_string()).with_context(|| {
@@ -119,7 +116,7 @@ async fn load(config: &Config, registry: &Arc<Registry>) -> Found {
 
 /// The services that only the core can offer, as rows of the graph like any other.
 fn own_registrations(config: &Config, registry: &Arc<Registry>) -> Vec<Loaded> {
-    let root = PathBuf::from(&config.root);
+    let root = config.root.clone();
     let introspect = {
         let registry = registry.clone();
         Registration::new(kind::GRPC, "introspection", move |_| {
@@ -176,15 +173,21 @@ async fn start(
             pinned: loaded.pinned,
         })
         .collect();
+    let required: Vec<String> = config.required_plugins.iter().map(ToString::to_string).collect();
     let wishes = Wishes {
-        disabled: &|uri| config.is_disabled(&uri.to_string()),
-        required: &config.required_plugins,
-        names: &|entry, uri| orlop_config::names_plugin(entry, &uri.to_string()),
+        disabled: &|uri| {
+            config
+                .disabled_plugins
+                .iter()
+                .any(|entry| entry.matches(&uri.to_string()))
+        },
+        required: &required,
+        names: &|entry, uri| orlop_config::PluginSelector::from(entry).matches(&uri.to_string()),
     };
     let plan = graph::resolve(&nodes, &wishes).context("the plugins cannot be put in order")?;
     let setting = Setting {
-        root: PathBuf::from(&config.root),
-        state: PathBuf::from(&config.state),
+        root: config.root.clone(),
+        state: config.state.clone(),
         address: address.display().to_string(),
         ttrpc_address: ttrpc_address.display().to_string(),
         timeouts: config

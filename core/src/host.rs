@@ -14,6 +14,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use orlop_plugin::api::host;
+use orlop_plugin::api::host::host_server::HostServer;
+use orlop_plugin::api::host::{LogLevel, LogRequest, LogResponse, PluginsRequest, PluginsResponse};
 use orlop_plugin::channel::{PLUGIN_HEADER, Request, Response};
 use orlop_plugin::registration::{HostApi, HostPlugin, host_platform};
 use orlop_plugin::services::status_response;
@@ -354,5 +357,52 @@ impl Service<Request> for HostService {
                 "no running plugin offers {name}: see `ctr plugins ls` for the one that failed or is missing"
             )))
         }
+    }
+}
+
+/// Orlop's own services for libraries: their log, and look-up of other plugins.
+pub fn host_services(registry: &Arc<Registry>) -> Services {
+    Services::new().with(HostServer::new(Answers(registry.clone())))
+}
+
+struct Answers(Arc<Registry>);
+
+#[async_trait]
+impl orlop_plugin::api::host::host_server::Host for Answers {
+    async fn log(&self, request: tonic::Request<LogRequest>) -> Result<tonic::Response<LogResponse>, Status> {
+        let event = request.into_inner();
+        let fields: Vec<_> = event
+            .fields
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        let (target, message, fields) = (event.target.as_str(), event.message.as_str(), fields.join(" "));
+        // The level of an event is part of its static description: one event a level.
+        match LogLevel::try_from(event.level).unwrap_or(LogLevel::Info) {
+            LogLevel::Error => tracing::error!(plugin = target, fields, "{message}"),
+            LogLevel::Warn => tracing::warn!(plugin = target, fields, "{message}"),
+            LogLevel::Debug => tracing::debug!(plugin = target, fields, "{message}"),
+            _ => tracing::info!(plugin = target, fields, "{message}"),
+        }
+        Ok(tonic::Response::new(LogResponse {}))
+    }
+
+    async fn plugins(
+        &self,
+        request: tonic::Request<PluginsRequest>,
+    ) -> Result<tonic::Response<PluginsResponse>, Status> {
+        let plugins = HostApi::plugins(&*self.0, &request.into_inner().kind).await?;
+        let plugins = plugins.into_iter().map(|plugin| host::Plugin {
+            contracts: rpc::contract_names(&plugin.contracts)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            kind: plugin.uri.kind,
+            id: plugin.uri.id,
+            exports: plugin.exports.into_iter().collect(),
+        });
+        Ok(tonic::Response::new(PluginsResponse {
+            plugins: plugins.collect(),
+        }))
     }
 }

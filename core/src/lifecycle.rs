@@ -130,7 +130,7 @@ pub async fn start(
 
 fn context(registration: &Registration, setting: &Setting, registry: &Arc<Registry>) -> InitContext {
     let uri = registration.uri.to_string();
-    let config = match setting.config.get(&uri) {
+    let config = match setting.config.get(orlop_config::canonical_uri(&uri)) {
         Some(user) => orlop_config::overlay(&registration.config, user),
         None => registration.config.clone(),
     };

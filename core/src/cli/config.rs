@@ -42,17 +42,13 @@ impl Command {
                 print!("{}", orlop_config::render_default(config_version, &tables)?);
             }
             Self::Dump => {
-                let mut config = flags.load()?;
-                for (uri, table) in defaults(&config)? {
-                    let merged = match config.plugins.get(&uri) {
-                        Some(user) => orlop_config::overlay(&table, user),
-                        None => table,
-                    };
-                    config.plugins.insert(uri, merged);
-                }
-                print!("{}", orlop_config::dump(&config));
+                let config = flags.load()?.config;
+                print!("{}", orlop_config::dump(&config, &defaults(&config)?)?);
             }
-            Self::Migrate => print!("{}", orlop_config::migrate(&read(&flags.config)?)?),
+            Self::Migrate => {
+                let text = read(&flags.config)?;
+                print!("{}", orlop_config::migrate(&text, &flags.config.display().to_string())?);
+            }
             Self::Check { file } => return check(&file),
         }
         Ok(ExitCode::SUCCESS)

@@ -7,10 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use orlop_config::Config;
-
-/// Where the configuration is looked for: containerd's place.
-pub const DEFAULT_CONFIG: &str = "/etc/containerd/config.toml";
+use orlop_config::Loaded;
 
 /// A container daemon that speaks containerd's API: a microkernel that hosts plugins.
 #[derive(Parser)]
@@ -26,7 +23,7 @@ struct Cli {
 #[derive(Args, Clone, Debug, Default)]
 struct Flags {
     /// Path to the configuration file
-    #[arg(long, short, global = true, default_value = DEFAULT_CONFIG)]
+    #[arg(long, short, global = true, default_value = orlop_config::DEFAULT_CONFIG_PATH)]
     config: PathBuf,
     /// Set the logging level [trace, debug, info, warn, error, fatal, panic]
     #[arg(long, short, global = true)]
@@ -69,8 +66,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
-    let config = flags.load()?;
+    let Loaded { config, warnings, .. } = flags.load()?;
     crate::log::init(&config.debug.level, &config.debug.format).map_err(|error| anyhow::anyhow!(error))?;
+    for warning in warnings {
+        tracing::warn!(%warning, "the configuration has something nobody reads");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("orlopd")
@@ -83,23 +83,22 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
 
 impl Flags {
     /// The configuration: the file's, or the defaults where the default file is missing, with the flags laid over it.
-    fn load(&self) -> anyhow::Result<Config> {
-        let mut config = if self.config == Path::new(DEFAULT_CONFIG) && !self.config.exists() {
-            Config::default()
+    fn load(&self) -> anyhow::Result<Loaded> {
+        let mut loaded = if self.config == Path::new(orlop_config::DEFAULT_CONFIG_PATH) {
+            orlop_config::load_or_default(&self.config)?
         } else {
             orlop_config::load(&self.config)?
         };
-        let set = |to: &mut String, from: Option<String>| {
-            if let Some(value) = from {
-                *to = value;
-            }
-        };
-        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        set(&mut config.root, text(&self.root));
-        set(&mut config.state, text(&self.state));
-        set(&mut config.grpc.address, self.address.clone());
-        set(&mut config.debug.level, self.log_level.clone());
+        let config = &mut loaded.config;
+        config.root = self.root.clone().unwrap_or(std::mem::take(&mut config.root));
+        config.state = self.state.clone().unwrap_or(std::mem::take(&mut config.state));
+        if let Some(address) = &self.address {
+            config.grpc.address.clone_from(address);
+        }
+        if let Some(level) = &self.log_level {
+            config.debug.level.clone_from(level);
+        }
         config.validate()?;
-        Ok(config)
+        Ok(loaded)
     }
 }

@@ -36,7 +36,7 @@ impl Publish {
         let event = Any::decode(bytes.as_slice()).context("standard input holds no protobuf Any")?;
         let address = match &flags.address {
             Some(address) => address.clone(),
-            None => flags.load()?.grpc.address,
+            None => flags.load()?.config.grpc.address,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {

@@ -33,14 +33,14 @@ pub async fn load(config: &Config, registry: &Arc<Registry>) -> Found {
     for (name, entry) in &config.dynamic_plugins {
         if matches!(entry.isolation, Isolation::Process) {
             let source = Source::Library {
-                path: PathBuf::from(&entry.path),
+                path: entry.path.clone(),
                 version: String::new(),
             };
             let reason = "isolation = \"process\" is not available in this release: use \"none\", or serve the plugin on a socket and name it in [proxy_plugins]";
             found.refuse(&[], name, &source, reason);
             continue;
         }
-        candidates.insert(PathBuf::from(&entry.path), Some(entry.clone()));
+        candidates.insert(entry.path.clone(), Some(entry.clone()));
     }
     let directory = directory(config);
     match std::fs::read_dir(&directory) {
@@ -93,8 +93,8 @@ pub async fn load(config: &Config, registry: &Arc<Registry>) -> Found {
 
 /// `plugin_dir`, or the installation's own directory: `../lib/orlop/plugins` beside the daemon, or, in a build tree, the daemon's.
 fn directory(config: &Config) -> PathBuf {
-    if !config.plugin_dir.is_empty() {
-        return PathBuf::from(&config.plugin_dir);
+    if !config.plugin_dir.as_os_str().is_empty() {
+        return config.plugin_dir.clone();
     }
     let binary = std::env::current_exe().unwrap_or_default();
     let beside = binary.parent().unwrap_or(Path::new("/"));

@@ -17,7 +17,7 @@ pub fn load(name: &str, entry: &ProxyPlugin) -> Found {
     let source = Source::Proxy {
         address: address.clone(),
     };
-    let (kind, offer): (_, fn(orlop_plugin::channel::Channel, &str) -> Contracts) = match entry.r#type.as_str() {
+    let (kind, offer): (_, fn(orlop_plugin::channel::Channel, &str) -> Contracts) = match entry.kind.as_str() {
         "snapshot" => (kind::SNAPSHOTTER, |channel, name| Contracts {
             snapshotter: Some(rpc::snapshotter::connect(channel, name)),
             ..Contracts::default()

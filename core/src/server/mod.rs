@@ -23,7 +23,13 @@ pub fn socket_directory(socket: &Path) -> Result<()> {
 }
 
 /// Gives a socket to `[grpc] uid` and `gid`.
-pub fn own(socket: &Path, uid: u32, gid: u32) -> Result<()> {
+pub fn own(socket: &Path, uid: i64, gid: i64) -> Result<()> {
+    let id = |key: &str, id: i64| {
+        u32::try_from(id).map_err(|_| {
+            Error::invalid_argument(format!("{key} = {id} of the socket {} is no {key}", socket.display()))
+        })
+    };
+    let (uid, gid) = (id("uid", uid)?, id("gid", gid)?);
     std::os::unix::fs::chown(socket, Some(uid), Some(gid))
         .map_err(|error| Error::io(format!("give the socket {} to {uid}:{gid}", socket.display()), &error))
 }

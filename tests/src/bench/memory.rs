@@ -1,0 +1,81 @@
+//! What an idle daemon takes, and which part of it each plugin library is. PSS, from `/proc/PID/smaps`.
+
+use std::collections::BTreeMap;
+
+use crate::peer::{Peer, Place};
+use crate::{api, row};
+
+/// KiB of PSS, and of it anonymous.
+#[derive(Clone, Copy, Default)]
+struct Pss {
+    all: u64,
+    anonymous: u64,
+}
+
+pub fn report(place: &Place, runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
+    let mut totals = Vec::new();
+    for peer in [Peer::Orlop, Peer::Containerd] {
+        let daemon = place.start(peer)?;
+        // Settled: what starting needed is given back.
+        std::thread::sleep(std::time::Duration::from_secs(4));
+        let mappings = mappings(daemon.pid())?;
+        let total = mappings.values().fold(Pss::default(), |sum, pss| Pss {
+            all: sum.all + pss.all,
+            anonymous: sum.anonymous + pss.anonymous,
+        });
+        totals.push(total);
+        if peer == Peer::Orlop {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", daemon.pid()))?.count();
+            println!("{:<58} {threads:>14}", "threads of the idle daemon");
+            for (name, pss) in mappings
+                .iter()
+                .filter(|(name, _)| name.ends_with(".so") && name.contains("orlop"))
+            {
+                println!(
+                    "{:<58} {:>14.2} MiB PSS, {:.2} anonymous",
+                    format!("  {name}"),
+                    mib(pss.all),
+                    mib(pss.anonymous)
+                );
+            }
+        }
+    }
+    row("idle PSS, MiB", mib(totals[0].all), mib(totals[1].all));
+    row(
+        "of it anonymous, MiB",
+        mib(totals[0].anonymous),
+        mib(totals[1].anonymous),
+    );
+    // One call, so that a daemon that only looks idle is found out.
+    runtime.block_on(api::cold_start(place, Peer::Orlop))?;
+    Ok(())
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+/// By file; a mapping without a name that follows a library's is its zeroed data.
+fn mappings(pid: u32) -> anyhow::Result<BTreeMap<String, Pss>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let mut by_file: BTreeMap<String, Pss> = BTreeMap::new();
+    let (mut file, mut end) = ("(none)".to_owned(), String::new());
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["Pss:", kib, _] => by_file.entry(file.clone()).or_default().all += kib.parse::<u64>()?,
+            ["Pss_Anon:", kib, _] => by_file.entry(file.clone()).or_default().anonymous += kib.parse::<u64>()?,
+            [range, permissions, ..] if permissions.len() == 4 && range.contains('-') && !range.ends_with(':') => {
+                let (start, last) = range.split_once('-').unwrap_or_default();
+                file = match words.get(5) {
+                    Some(path) => path.rsplit('/').next().unwrap_or(path).to_owned(),
+                    None if start == end && file.ends_with(".so") => file,
+                    None => "(anonymous)".to_owned(),
+                };
+                last.clone_into(&mut end);
+            }
+            _ => {}
+        }
+    }
+    Ok(by_file)
+}

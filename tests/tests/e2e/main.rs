@@ -1,0 +1,13 @@
+//! End-to-end tests: real daemons, real clients, real runc. They run as root, in parallel, each with directories of its own.
+
+// A test that cannot unwrap has failed.
+#![allow(clippy::unwrap_used)]
+
+mod clients;
+mod config;
+mod crash;
+mod garbage;
+mod plugins;
+mod server;
+mod tree;
+mod vendor;

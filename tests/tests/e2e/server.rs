@@ -1,0 +1,82 @@
+//! The daemon as a process: its sockets, its metrics, its logs.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+
+use orlop_tests::Daemon;
+
+fn get(stream: &mut (impl Read + Write), path: &str) -> String {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn sockets_are_private_and_owned_as_configured() {
+    let daemon = Daemon::orlop().start();
+    for socket in ["daemon.sock", "daemon.sock.ttrpc"] {
+        let metadata = std::fs::metadata(daemon.path(socket)).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o660, "{socket}");
+        assert_eq!((metadata.uid(), metadata.gid()), (0, 0), "{socket}");
+    }
+    for directory in ["root", "state"] {
+        assert_eq!(
+            std::fs::metadata(daemon.path(directory)).unwrap().permissions().mode() & 0o777,
+            0o711,
+            "{directory}"
+        );
+    }
+}
+
+#[test]
+fn metrics_and_the_debug_socket_answer() {
+    let builder = Daemon::orlop();
+    let debug = builder.directory().join("debug.sock");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let daemon = builder
+        .config(&format!(
+            "[metrics]\n  address = \"127.0.0.1:{port}\"\n[debug]\n  address = {debug:?}\n"
+        ))
+        .start();
+    daemon.ctr("version").ok();
+    let mut metrics = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let text = get(&mut metrics, "/v1/metrics");
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.contains("grpc_server_handled_total"),
+        "{text}"
+    );
+    assert!(text.contains("containerd.services.version.v1.Version"), "{text}");
+    let text = get(&mut UnixStream::connect(&debug).unwrap(), "/debug/vars");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+}
+
+#[test]
+fn the_uuid_outlives_the_daemon() {
+    let mut daemon = Daemon::orlop().start();
+    let uuid = |daemon: &Daemon| {
+        let version = daemon.debian_ctr("version").ok();
+        version.lines().find(|line| line.contains("UUID")).unwrap().to_owned()
+    };
+    let first = uuid(&daemon);
+    daemon.stop();
+    daemon.start();
+    assert_eq!(uuid(&daemon), first);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_socket_is_refused() {
+    let daemon = Daemon::orlop().start();
+    let output = orlop_tests::command::run(
+        std::process::Command::new(orlop_tests::built("orlopd"))
+            .arg("--config")
+            .arg(daemon.path("config.toml")),
+    );
+    assert!(output.fails().contains("in use"));
+    daemon.ctr("version").ok();
+}
