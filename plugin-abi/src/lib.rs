@@ -7,10 +7,17 @@
 //! What lives here: the traits and their types, what carries them, and grounds that several plugins stand on (`layer`, `mount`, …, each
 //! behind a feature). What does not: any plugin, and anything that only the daemon needs.
 
+pub mod api;
 pub mod channel;
 pub mod contract;
+pub mod export;
 pub mod filter;
+mod library;
+mod log;
 pub mod registration;
+pub mod rpc;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod services;
 
 pub use contract::{Contracts, Ctx, Error, Result};

@@ -21,8 +21,8 @@ use tower::Service;
 use crate::api::host;
 use crate::api::plugin::plugin_server::{Plugin, PluginServer};
 use crate::api::plugin::{
-    Described, DescribeRequest, DescribeResponse, HealthRequest, HealthResponse, InitRequest, InitResponse, MetricsRequest,
-    MetricsResponse, ReconfigureRequest, ReconfigureResponse, ShutdownRequest, ShutdownResponse,
+    DescribeRequest, DescribeResponse, Described, HealthRequest, HealthResponse, InitRequest, InitResponse,
+    MetricsRequest, MetricsResponse, ReconfigureRequest, ReconfigureResponse, ShutdownRequest, ShutdownResponse,
 };
 use crate::channel::v1::ChannelBox;
 use crate::channel::{Channel, PLUGIN_HEADER, Request, Response, dylib, note};
@@ -50,7 +50,11 @@ pub(crate) fn start(far: ChannelBox, registrations: Vec<Registration>) -> Result
     std::mem::forget(runtime);
     let host = Channel::new(dylib::Dylib::new(far, handle.clone(), "the daemon"));
     log::forward(host.clone(), &handle);
-    let library = Library(Arc::new(Inner { registrations, running: Mutex::default(), host }));
+    let library = Library(Arc::new(Inner {
+        registrations,
+        running: Mutex::default(),
+        host,
+    }));
     Ok(dylib::serve(library, handle))
 }
 
@@ -112,7 +116,10 @@ impl Plugin for Library {
             platforms: registration.platforms.clone(),
             config: registration.config.to_string(),
         });
-        Ok(Answer::new(DescribeResponse { registrations: registrations.collect(), sdk: note::SDK.to_owned() }))
+        Ok(Answer::new(DescribeResponse {
+            registrations: registrations.collect(),
+            sdk: note::SDK.to_owned(),
+        }))
     }
 
     async fn init(&self, request: Grpc<InitRequest>) -> Result<Answer<InitResponse>, Status> {
@@ -141,25 +148,39 @@ impl Plugin for Library {
         let instance = match registration.init(context).await {
             Ok(instance) => instance,
             Err(InitError::Skip(reason)) => {
-                return Ok(Answer::new(InitResponse { skip: Some(reason), ..InitResponse::default() }));
+                return Ok(Answer::new(InitResponse {
+                    skip: Some(reason),
+                    ..InitResponse::default()
+                }));
             }
             Err(InitError::Failed(error)) => return Err(error.into()),
         };
         let response = InitResponse {
             skip: None,
-            contracts: rpc::contract_names(&instance.contracts).into_iter().map(str::to_owned).collect(),
+            contracts: rpc::contract_names(&instance.contracts)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
             grpc_services: instance.grpc.names().map(str::to_owned).collect(),
             exports: instance.exports.into_iter().collect(),
             capabilities: instance.capabilities,
         };
         let mut services = rpc::serve_all(&instance.contracts);
         services.merge(instance.grpc);
-        self.running().insert(uri.to_string(), Running { services, shutdown: instance.shutdown });
+        self.running().insert(
+            uri.to_string(),
+            Running {
+                services,
+                shutdown: instance.shutdown,
+            },
+        );
         Ok(Answer::new(response))
     }
 
     async fn reconfigure(&self, _: Grpc<ReconfigureRequest>) -> Result<Answer<ReconfigureResponse>, Status> {
-        Err(Status::unimplemented("this library's SDK cannot change a running plugin: restart the daemon"))
+        Err(Status::unimplemented(
+            "this library's SDK cannot change a running plugin: restart the daemon",
+        ))
     }
 
     async fn shutdown(&self, request: Grpc<ShutdownRequest>) -> Result<Answer<ShutdownResponse>, Status> {
@@ -167,15 +188,24 @@ impl Plugin for Library {
         let uri = PluginUri::new(request.kind, request.id).to_string();
         let running = self.running().remove(&uri);
         match running {
-            Some(Running { shutdown: Some(shutdown), .. }) => shutdown().await,
+            Some(Running {
+                shutdown: Some(shutdown),
+                ..
+            }) => shutdown().await,
             Some(_) => {}
-            None => return Err(Status::not_found(format!("plugin {uri} is not running in this library"))),
+            None => {
+                return Err(Status::not_found(format!(
+                    "plugin {uri} is not running in this library"
+                )));
+            }
         }
         Ok(Answer::new(ShutdownResponse {}))
     }
 
     async fn health(&self, _: Grpc<HealthRequest>) -> Result<Answer<HealthResponse>, Status> {
-        Ok(Answer::new(HealthResponse { running: self.running().keys().cloned().collect() }))
+        Ok(Answer::new(HealthResponse {
+            running: self.running().keys().cloned().collect(),
+        }))
     }
 
     async fn metrics(&self, _: Grpc<MetricsRequest>) -> Result<Answer<MetricsResponse>, Status> {
@@ -189,17 +219,30 @@ struct Daemon(Channel);
 #[async_trait]
 impl HostApi for Daemon {
     fn daemon(&self) -> Contracts {
-        rpc::connect_all(self.0.clone(), rpc::CONTRACT_NAMES, "")
+        // The daemon as a whole has snapshotters by name; a single one is some plugin's.
+        let names: Vec<&str> = rpc::CONTRACT_NAMES
+            .iter()
+            .copied()
+            .filter(|name| *name != "snapshotter")
+            .collect();
+        rpc::connect_all(self.0.clone(), &names, "")
     }
 
     async fn plugins(&self, kind: &str) -> Result<Vec<HostPlugin>> {
         let mut client = host::host_client::HostClient::new(self.0.clone());
-        let answer = client.plugins(host::PluginsRequest { kind: kind.to_owned() }).await?.into_inner();
+        let answer = client
+            .plugins(host::PluginsRequest { kind: kind.to_owned() })
+            .await?
+            .into_inner();
         let plugins = answer.plugins.into_iter().map(|plugin| {
             let uri = PluginUri::new(plugin.kind, plugin.id);
             let offered: Vec<&str> = plugin.contracts.iter().map(String::as_str).collect();
             let contracts = rpc::connect_all(self.0.to_plugin(&uri), &offered, &uri.id);
-            HostPlugin { uri, contracts, exports: plugin.exports.into_iter().collect() }
+            HostPlugin {
+                uri,
+                contracts,
+                exports: plugin.exports.into_iter().collect(),
+            }
         });
         Ok(plugins.collect())
     }

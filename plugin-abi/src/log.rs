@@ -22,7 +22,10 @@ const BACKLOG: usize = 256;
 /// Sends this library's events to `host` from now on.
 pub(crate) fn forward(host: Channel, runtime: &Handle) {
     let (sender, mut receiver) = mpsc::channel::<LogRequest>(BACKLOG);
-    let forward = Forward { sender, dropped: AtomicBool::new(false) };
+    let forward = Forward {
+        sender,
+        dropped: AtomicBool::new(false),
+    };
     // Only the first of a library's subscribers counts, and there is no other.
     if tracing::subscriber::set_global_default(forward).is_err() {
         return;
@@ -65,7 +68,9 @@ impl Subscriber for Forward {
         };
         event.record(&mut Fields(&mut request));
         if self.dropped.swap(false, Ordering::Relaxed) {
-            request.fields.insert("dropped".to_owned(), "events before this one were lost".to_owned());
+            request
+                .fields
+                .insert("dropped".to_owned(), "events before this one were lost".to_owned());
         }
         if self.sender.try_send(request).is_err() {
             self.dropped.store(true, Ordering::Relaxed);
@@ -85,7 +90,9 @@ impl Subscriber for Forward {
 /// The transport below this very log would log about itself.
 fn is_transport(target: &str) -> bool {
     ["h2", "hyper", "tower", "tonic"].iter().any(|name| {
-        target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::") || rest.starts_with('_'))
+        target
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::") || rest.starts_with('_'))
     })
 }
 

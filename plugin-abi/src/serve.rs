@@ -36,7 +36,10 @@ pub struct Connections {
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { tasks: JoinSet::new(), end: tokio::sync::watch::Sender::new(false) }
+        Self {
+            tasks: JoinSet::new(),
+            end: tokio::sync::watch::Sender::new(false),
+        }
     }
 }
 
@@ -62,9 +65,13 @@ impl Connections {
                 .max_concurrent_streams(None)
                 .serve_connection(TokioIo::new(io), answer);
             tokio::pin!(connection);
+            // What is waited for holds a lock, which must not be held while the last calls go on.
+            let ended = async {
+                let _ = end.wait_for(|end| *end).await;
+            };
             let result = tokio::select! {
                 result = &mut connection => result,
-                _ = end.wait_for(|end| *end) => {
+                () = ended => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }

@@ -33,6 +33,11 @@ pub type Request = http::Request<Body>;
 /// A gRPC answer: metadata, and a body that ends in trailers.
 pub type Response = http::Response<Body>;
 
+/// The `grpc-timeout` of a call.
+pub(crate) fn timeout(headers: &http::HeaderMap) -> Option<std::time::Duration> {
+    deadline::of(headers)
+}
+
 /// What carries a call. A deadline is the channel's business, not the carrier's.
 pub trait Carrier: Send + Sync + 'static {
     /// Carries one call. Dropping the future, or the body of its response, cancels the call.

@@ -9,6 +9,7 @@
     clippy::undocumented_unsafe_blocks,
     missing_docs,
     non_camel_case_types,
+    non_local_definitions,
     clippy::pedantic
 )]
 

@@ -1,0 +1,90 @@
+//! Messages as the transport sees them: bytes in, something that encodes itself out. One codec for all of them, so that the machinery
+//! of a call is in a library once and not once a message.
+
+use bytes::{Buf, Bytes};
+use tonic::Status;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use crate::{Error, Result};
+
+/// The largest message either side takes, as in containerd (`defaults.DefaultMaxRecvMsgSize`).
+pub(super) const MAX_MESSAGE: usize = 16 << 20;
+/// What a buffer starts with. Messages are mostly small, and those that are not say their size first.
+const BUFFER: usize = 1 << 10;
+/// How much of a stream is gathered into one frame.
+const GATHER: usize = 32 << 10;
+
+/// A message on its way out.
+pub(super) type Outgoing = Box<dyn Encode>;
+
+pub(super) trait Encode: Send + Sync {
+    fn encode_into(&self, buffer: &mut EncodeBuf<'_>);
+}
+
+impl<M: prost::Message> Encode for M {
+    fn encode_into(&self, buffer: &mut EncodeBuf<'_>) {
+        buffer.reserve(self.encoded_len());
+        self.encode_raw(buffer);
+    }
+}
+
+/// Reads a message that has arrived.
+pub(super) fn decode<M: prost::Message + Default>(bytes: Bytes) -> Result<M> {
+    M::decode(bytes).map_err(|error| Error::internal(format!("a message does not decode: {error}")))
+}
+
+#[derive(Clone, Copy, Default)]
+pub(super) struct Raw;
+
+impl Codec for Raw {
+    type Encode = Outgoing;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Outgoing;
+    type Error = Status;
+
+    fn encode(&mut self, message: Outgoing, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        message.encode_into(buffer);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER, GATHER)
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER, GATHER)
+    }
+}
+
+/// A status as an error. What is too large has gRPC's code for it, which tonic does not use.
+pub(super) fn error(status: &Status) -> Error {
+    let too_large = status.code() == tonic::Code::OutOfRange && status.message().contains("message length too large");
+    let code = if too_large {
+        tonic::Code::ResourceExhausted
+    } else {
+        status.code()
+    };
+    Error::new(code, status.message())
+}
