@@ -29,8 +29,8 @@ mod task;
 mod transfer;
 mod version;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -38,12 +38,7 @@ fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse_from(cli::go_style(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to stdout with status 0. containerd's client says 1 where clap would say 2.
-            drop(error.print());
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ => ExitCode::FAILURE,
-            };
+            return refuse(&error);
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -65,6 +60,29 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("ctr: {}", client::describe(&error));
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints help or what is wrong with the command line. Statuses are those of containerd's client: 3 for a command that
+/// there is not, 1 for everything else.
+fn refuse(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            println!("{}", error.render());
+            ExitCode::SUCCESS
+        }
+        ErrorKind::MissingSubcommand => {
+            println!("{}", cli::Cli::command().render_help());
+            ExitCode::SUCCESS
+        }
+        kind => {
+            drop(error.print());
+            match kind {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                ErrorKind::InvalidSubcommand => ExitCode::from(3),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -54,12 +54,17 @@ pub async fn metrics(client: &Client, args: &MetricsArgs) -> Result<()> {
         .with_context(|| format!("the metrics of task {} are empty", args.id))?;
     let metrics = parse(&data)?;
     match args.format {
-        Format::Json => crate::container::info::print_json(&match &metrics {
-            Metrics::V1(metrics) => reflect::json(&**metrics),
-            Metrics::V2(metrics) => reflect::json(&**metrics),
-        }),
+        Format::Json => {
+            let json = match &metrics {
+                Metrics::V1(metrics) => reflect::json(&**metrics),
+                Metrics::V2(metrics) => reflect::json(&**metrics),
+            };
+            // Two spaces a level here, where everything else in containerd's client has four.
+            println!("{}", serde_json::to_string_pretty(&json).context("cannot write JSON")?);
+            Ok(())
+        }
         Format::Table => {
-            let timestamp = metric.timestamp.map(|time| time.to_string()).unwrap_or_default();
+            let timestamp = crate::clock::go_default(&metric.timestamp.unwrap_or_default());
             let mut head = Table::new(&["ID", "TIMESTAMP", ""]);
             head.row([metric.id.as_str(), &timestamp, ""]);
             head.print();

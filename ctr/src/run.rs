@@ -3,10 +3,12 @@
 use crate::client::Client;
 use crate::container::create::{ContainerFlags, Wanted, make};
 use crate::container::remove;
+use crate::reflect::Json;
 use crate::spec::flags::RunFlags;
 use crate::task::create::{TaskFlags, run as run_task};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use containerd_client::services::v1::Container;
 use std::path::PathBuf;
 
 /// `ctr run`.
@@ -53,7 +55,7 @@ pub async fn run(client: &Client, args: &RunArgs) -> Result<u32> {
     let (container, spec) = make(client, &wanted).await?;
     let status = async {
         if let Some(path) = &args.dump_config {
-            let text = serde_json::to_vec_pretty(&spec).context("cannot write the specification")?;
+            let text = dump(&container)?;
             std::fs::write(path, text).with_context(|| format!("cannot write --dump-config {}", path.display()))?;
         }
         run_task(client, &container, &spec, &args.task, args.container.spec.no_pivot).await
@@ -66,4 +68,15 @@ pub async fn run(client: &Client, args: &RunArgs) -> Result<u32> {
         eprintln!("ctr: failed to clean up container {}: {message}", container.id);
     }
     status
+}
+
+/// The specification as it was recorded, its fields in their order.
+fn dump(container: &Container) -> Result<Vec<u8>> {
+    let spec = container
+        .spec
+        .as_ref()
+        .map(|spec| spec.value.as_slice())
+        .unwrap_or_default();
+    let spec: Json = serde_json::from_slice(spec).context("cannot read the specification")?;
+    serde_json::to_vec_pretty(&spec).context("cannot write the specification")
 }

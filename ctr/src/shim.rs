@@ -5,18 +5,18 @@
 
 use crate::client::Client;
 use crate::container::info::print_json;
+use crate::reflect;
 use crate::spec::PROCESS_TYPE_URL;
 use crate::task::stdio::{Copies, Streams};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use containerd_shim_protos::api::{
     DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, ShutdownRequest, StartRequest, StartResponse,
-    StateRequest, StateResponse, Status,
+    StateRequest, StateResponse,
 };
-use containerd_shim_protos::protobuf::{EnumOrUnknown, Message, well_known_types::any::Any};
+use containerd_shim_protos::protobuf::{Message, well_known_types::any::Any};
 use containerd_shim_protos::shim_async::Client as ShimClient;
 use containerd_shim_protos::ttrpc;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -103,7 +103,7 @@ pub async fn run(args: &ShimArgs, client: &Client) -> Result<()> {
                 ..StateRequest::default()
             };
             let state: StateResponse = shim.call("State", &request).await?;
-            print_json(&state_json(&state))
+            print_json(&reflect::json(&state))
         }
         Command::Start(process) => {
             let exec_id = process.exec_id.clone().unwrap_or_default();
@@ -249,22 +249,6 @@ impl<M: Message> ErasedMessage for M {
 fn socket_path(address: &str, namespace: &str, id: &str) -> PathBuf {
     let name = Path::new(address).join(namespace).join(id);
     Path::new(SOCKETS).join(hex::encode(Sha256::digest(name.as_os_str().as_encoded_bytes())))
-}
-
-fn state_json(state: &StateResponse) -> serde_json::Value {
-    let status: EnumOrUnknown<Status> = state.status;
-    json!({
-        "id": state.id,
-        "bundle": state.bundle,
-        "pid": state.pid,
-        "status": status.value(),
-        "stdin": state.stdin,
-        "stdout": state.stdout,
-        "stderr": state.stderr,
-        "terminal": state.terminal,
-        "exit_status": state.exit_status,
-        "exec_id": state.exec_id,
-    })
 }
 
 #[cfg(test)]

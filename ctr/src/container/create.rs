@@ -164,7 +164,12 @@ async fn make_leased(
     };
     if let Some(path) = &wanted.flags.spec.config {
         let spec = from_file(path, &wanted.flags.spec.label)?;
-        return record(client, container, spec).await;
+        return record(
+            client,
+            container,
+            serde_json::to_vec(&spec).context("cannot write the specification")?,
+        )
+        .await;
     }
     if wanted.flags.spec.rootfs {
         let path = std::path::absolute(wanted.source).with_context(|| format!("rootfs {}", wanted.source))?;
@@ -206,7 +211,7 @@ async fn make_leased(
     }
 }
 
-fn specification(client: &Client, wanted: &Wanted<'_>, rootfs: Rootfs<'_>, users: &Users) -> Result<Value> {
+fn specification(client: &Client, wanted: &Wanted<'_>, rootfs: Rootfs<'_>, users: &Users) -> Result<Vec<u8>> {
     let spec = build(&Request {
         namespace: client.namespace(),
         id: wanted.id,
@@ -216,20 +221,21 @@ fn specification(client: &Client, wanted: &Wanted<'_>, rootfs: Rootfs<'_>, users
         args: wanted.args,
         users,
     })?;
-    serde_json::to_value(spec).context("cannot write the specification")
+    serde_json::to_vec(&spec).context("cannot write the specification")
 }
 
-async fn record(client: &Client, mut container: Container, spec: Value) -> Result<(Container, Value)> {
-    let value = serde_json::to_vec(&spec).context("cannot write the specification")?;
+/// Writes the record. The specification is stored as it was written, so that its fields keep their order.
+async fn record(client: &Client, mut container: Container, spec: Vec<u8>) -> Result<(Container, Value)> {
+    let value = serde_json::from_slice(&spec).context("cannot read the specification")?;
     container.spec = Some(prost_types::Any {
         type_url: SPEC_TYPE_URL.to_owned(),
-        value,
+        value: spec,
     });
     let request = CreateContainerRequest {
         container: Some(container),
     };
     let answer = client.containers().create(client.request(request)).await?.into_inner();
-    Ok((answer.container.context("the daemon answered no container")?, spec))
+    Ok((answer.container.context("the daemon answered no container")?, value))
 }
 
 /// Makes the container's writable snapshot; answers its key.

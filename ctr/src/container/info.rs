@@ -1,6 +1,7 @@
 //! `containers info`: a container's record as JSON, in the form of containerd's own structure.
 
 use crate::client::Client;
+use crate::reflect::Json;
 use crate::task::load;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -36,24 +37,22 @@ struct Record {
     #[serde(rename = "SandboxID")]
     sandbox_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    spec: Option<Value>,
+    spec: Option<Json>,
 }
 
 /// Prints the record, or its specification alone.
 pub async fn info(client: &Client, args: &InfoArgs) -> Result<()> {
     let container = load(client, &args.id).await?;
     let spec = container.spec.as_ref().filter(|spec| !spec.value.is_empty());
-    let spec = spec
-        .map(|spec| serde_json::from_slice::<Value>(&spec.value))
-        .transpose();
+    let spec = spec.map(|spec| serde_json::from_slice::<Json>(&spec.value)).transpose();
     let spec = spec.with_context(|| format!("the spec of container {} is not JSON", args.id))?;
     if args.spec {
-        return print_json(&spec.unwrap_or(Value::Null));
+        return print_json(&spec.unwrap_or(Json::Leaf(Value::Null)));
     }
     print_json(&record(container, spec))
 }
 
-fn record(container: Container, spec: Option<Value>) -> Record {
+fn record(container: Container, spec: Option<Json>) -> Record {
     let any = |any: prost_types::Any| {
         if any.value.is_empty() {
             return json!({"type_url": any.type_url});

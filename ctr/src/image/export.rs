@@ -223,6 +223,8 @@ async fn write(client: &Client, out: &mut dyn Write, path: &str, record: &Record
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
+    header.set_device_major(0).context("tar header")?;
+    header.set_device_minor(0).context("tar header")?;
     let (kind, mode, size) = match record {
         Record::Directory => (tar::EntryType::Directory, 0o755, 0),
         Record::Document { bytes, mode } => (tar::EntryType::Regular, *mode, bytes.len() as i64),
@@ -232,6 +234,9 @@ async fn write(client: &Client, out: &mut dyn Write, path: &str, record: &Record
     header.set_mode(mode);
     header.set_size(u64::try_from(size).with_context(|| format!("invalid size {size} of {path}"))?);
     header.set_cksum();
+    // Written as Go does, so that the archive is the same byte by byte.
+    let checksum = format!("{:06o}\0 ", header.cksum().context("tar header")?);
+    header.as_old_mut().cksum.copy_from_slice(checksum.as_bytes());
     let failed = || format!("cannot write {path} into the archive");
     out.write_all(header.as_bytes()).with_context(failed)?;
     match record {

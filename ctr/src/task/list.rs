@@ -29,7 +29,8 @@ pub async fn list(client: &Client, args: &ListArgs) -> Result<()> {
     let mut table = Table::new(&["TASK", "PID", "STATUS", ""]);
     for task in tasks {
         let status = Status::try_from(task.status).unwrap_or_default().as_str_name();
-        table.row([task.id.as_str(), &task.pid.to_string(), status, ""]);
+        // containerd ends its heading in a tab and its lines not: the width of the last column is the heading's alone.
+        table.row([task.id.as_str(), &task.pid.to_string(), status]);
     }
     table.print();
     Ok(())

@@ -27,6 +27,9 @@ pub const FIFO_DIR: &str = "/run/containerd/fifo";
 /// How long output may keep coming after the task is deleted, when the shim has closed its ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// Status of a process that SIGPIPE ends, as shells see it.
+const BROKEN_PIPE: i32 = 128 + nix::libc::SIGPIPE;
+
 /// What a task's standard streams are connected to, as the API names it. Empty strings are `/dev/null`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Streams {
@@ -193,13 +196,12 @@ fn copy_output(path: &str, mut target: impl Write + Send + 'static) -> Result<on
     thread::spawn(move || {
         let mut buffer = vec![0; 32 << 10];
         while let Ok(count @ 1..) = read_polled(&mut source, &mut buffer) {
-            // A closed pipe (`ctr run … | head`) ends the copy: the fifo closes, and the task is told as by any pipe.
-            if target
-                .write_all(&buffer[..count])
-                .and_then(|()| target.flush())
-                .is_err()
-            {
-                break;
+            // `ctr run … | head`: SIGPIPE would end this process here, were it not ignored in Rust. The shim keeps a
+            // reader of its own at the fifo, so the task would not learn that nobody reads, and it would hang with us.
+            match target.write_all(&buffer[..count]).and_then(|()| target.flush()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(BROKEN_PIPE),
+                Err(_) => break,
             }
         }
         drop(source);

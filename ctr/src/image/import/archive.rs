@@ -12,7 +12,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{Read, stdin};
+use std::io::{ErrorKind, Read, stdin};
 use std::path::{Component, Path, PathBuf};
 
 /// Largest `manifest.json`.
@@ -101,7 +101,11 @@ async fn read(client: &Client, source: Box<dyn Read + Send>) -> Result<Contents>
     let mut contents = Contents::default();
     let mut archive = tar::Archive::new(source);
     for entry in archive.entries().context("cannot read the archive")? {
-        let mut entry = entry.context("cannot read the archive")?;
+        let mut entry = entry.map_err(|error| match error.kind() {
+            // The tar reader's message has the bytes in it that it could not read.
+            ErrorKind::Other => anyhow::anyhow!("invalid tar header: this is no tar archive, or a broken one"),
+            _ => anyhow::Error::new(error).context("cannot read the archive"),
+        })?;
         let path = clean(&entry.path().context("a file of the archive has no name")?);
         let kind = entry.header().entry_type();
         if kind.is_symlink() {
