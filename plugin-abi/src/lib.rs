@@ -10,6 +10,7 @@
 pub mod api;
 pub mod channel;
 pub mod contract;
+pub mod duration;
 pub mod export;
 pub mod filter;
 mod library;
