@@ -4,21 +4,19 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use orlop_plugin::contract::{BoxStream, Digest, Labels};
+use orlop_plugin::contract::{BoxStream, Digest};
 use orlop_plugin::{Error, Result};
 use serde::Deserialize;
 
 use super::Compression;
 use super::docker::DockerImage;
-use super::tar::{Entry, EntryKind, TarReader};
+use super::intake::Intake;
+use super::tar::{EntryKind, TarReader};
 use crate::content::Content;
 use crate::oci::{Descriptor, MAX_DOCUMENT, media_type};
 
 /// Entries of an archive, at most: each becomes a blob, and the largest images have a few hundred.
 const MAX_ENTRIES: usize = 65_536;
-
-/// A blob that may be a document is shown to the observer up to this size.
-const MAX_SHOWN: u64 = 1 << 20;
 
 /// A file of the archive that is a blob now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,13 +60,46 @@ struct OciLayout {
     version: String,
 }
 
+/// What is found in an archive beside its blobs.
+#[derive(Default)]
+struct Found {
+    oci: Option<OciLayout>,
+    docker: Option<Vec<DockerImage>>,
+    /// Links, and where they lead.
+    links: BTreeMap<String, String>,
+}
+
 /// Reads an archive, compressed or not, into the content store.
 pub async fn read_archive(content: &Content, stream: BoxStream<Bytes>, observer: &mut dyn Observer) -> Result<Archive> {
+    let mut intake = Intake::new(content, observer);
+    let found = read_entries(&mut intake, stream).await;
+    // Also after a failure: what is being stored must not outlive the lease.
+    let blobs = intake.finish().await;
+    let (found, mut blobs) = (found?, blobs?);
+    let layout = match (found.oci, found.docker) {
+        (Some(layout), _) if !layout.version.is_empty() => oci_layout(&layout, &blobs)?,
+        (_, Some(images)) => Layout::Docker(images),
+        _ => {
+            return Err(Error::invalid_argument(
+                "this is no archive of an image: it has neither `oci-layout` (OCI) nor `manifest.json` (Docker); make one with \
+                 `ctr images export`, `docker save` or `skopeo copy … oci-archive:…`",
+            ));
+        }
+    };
+    for (name, target) in found.links {
+        let blob = blobs.get(&target).cloned().ok_or_else(|| {
+            Error::invalid_argument(format!(
+                "the archive's link {name:?} points to {target:?}, which is no file of it"
+            ))
+        })?;
+        blobs.insert(name, blob);
+    }
+    Ok(Archive { blobs, layout })
+}
+
+async fn read_entries(intake: &mut Intake<'_>, stream: BoxStream<Bytes>) -> Result<Found> {
     let mut tar = TarReader::new(super::decompressed(stream).await?);
-    let mut blobs = BTreeMap::new();
-    let mut links = BTreeMap::new();
-    let mut oci: Option<OciLayout> = None;
-    let mut docker: Option<Vec<DockerImage>> = None;
+    let mut found = Found::default();
     let mut entries = 0;
     while let Some(entry) = tar.next().await? {
         entries += 1;
@@ -81,39 +112,18 @@ pub async fn read_archive(content: &Content, stream: BoxStream<Bytes>, observer:
         match entry.kind {
             EntryKind::Symlink(target) => {
                 let target = resolve(&name, &target)?;
-                links.insert(name, target);
+                found.links.insert(name, target);
             }
             EntryKind::Other => {}
             EntryKind::File => match name.as_str() {
-                "oci-layout" => oci = Some(json(&mut tar, &name).await?),
-                "manifest.json" => docker = Some(json(&mut tar, &name).await?),
+                "oci-layout" => found.oci = Some(json(&mut tar, &name).await?),
+                "manifest.json" => found.docker = Some(json(&mut tar, &name).await?),
                 name if is_superseded(name) => {}
-                _ => {
-                    let blob = store(content, &mut tar, &name, &entry, observer).await?;
-                    blobs.insert(name, blob);
-                }
+                _ => intake.take(&mut tar, name, entry.size).await?,
             },
         }
     }
-    let layout = match (oci, docker) {
-        (Some(layout), _) if !layout.version.is_empty() => oci_layout(&layout, &blobs)?,
-        (_, Some(images)) => Layout::Docker(images),
-        _ => {
-            return Err(Error::invalid_argument(
-                "this is no archive of an image: it has neither `oci-layout` (OCI) nor `manifest.json` (Docker); make one with \
-                 `ctr images export`, `docker save` or `skopeo copy … oci-archive:…`",
-            ));
-        }
-    };
-    for (name, target) in links {
-        let blob = blobs.get(&target).cloned().ok_or_else(|| {
-            Error::invalid_argument(format!(
-                "the archive's link {name:?} points to {target:?}, which is no file of it"
-            ))
-        })?;
-        blobs.insert(name, blob);
-    }
-    Ok(Archive { blobs, layout })
+    Ok(found)
 }
 
 fn oci_layout(layout: &OciLayout, blobs: &BTreeMap<String, StoredBlob>) -> Result<Layout> {
@@ -134,53 +144,6 @@ fn oci_layout(layout: &OciLayout, blobs: &BTreeMap<String, StoredBlob>) -> Resul
             "the archive is an OCI image layout without `index.json`",
         )),
     }
-}
-
-/// Stores the current entry. A name of the form `blobs/ALGORITHM/HEX` says what its digest must be.
-async fn store(
-    content: &Content,
-    tar: &mut TarReader,
-    name: &str,
-    entry: &Entry,
-    observer: &mut dyn Observer,
-) -> Result<StoredBlob> {
-    let expected = name
-        .strip_prefix("blobs/")
-        .and_then(|path| path.split_once('/'))
-        .and_then(|(algorithm, hex)| Digest::new(format!("{algorithm}:{hex}")).ok());
-    let doing = |error: Error| error.context(format!("import {name:?}"));
-    let mut ingest = content.create(name, entry.size, expected).await.map_err(doing)?;
-    let mut head = Vec::with_capacity(Compression::MAGIC);
-    let mut document = Vec::new();
-    loop {
-        let bytes = match tar.data().await {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => break,
-            Err(error) => {
-                ingest.abort().await;
-                return Err(doing(error));
-            }
-        };
-        let missing = Compression::MAGIC - head.len();
-        head.extend_from_slice(&bytes[..missing.min(bytes.len())]);
-        if entry.size <= MAX_SHOWN && head.first() == Some(&b'{') {
-            document.extend_from_slice(&bytes);
-        }
-        if let Err(error) = ingest.write(bytes).await {
-            ingest.abort().await;
-            return Err(doing(error));
-        }
-    }
-    let digest = ingest.commit(entry.size, Labels::new()).await.map_err(doing)?;
-    observer.stored(
-        &digest,
-        Some(document.as_slice()).filter(|document| !document.is_empty()),
-    );
-    Ok(StoredBlob {
-        digest,
-        size: entry.size,
-        compression: Compression::detect(&head),
-    })
 }
 
 async fn json<T: for<'de> Deserialize<'de>>(tar: &mut TarReader, name: &str) -> Result<T> {

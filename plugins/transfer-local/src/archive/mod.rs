@@ -5,6 +5,7 @@
 
 mod compression;
 mod docker;
+mod intake;
 mod layout;
 mod reader;
 pub mod reference;
