@@ -149,3 +149,5 @@ impl Transfer for LocalTransfer {
         done
     }
 }
+
+orlop_plugin::export_plugin!(registrations, "io.containerd.transfer.v1.local");

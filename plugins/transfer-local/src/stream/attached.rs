@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt};
 use orlop_plugin::contract::{Any, BoxStream, Ctx};
 use orlop_plugin::{Error, Host, Result};
@@ -13,8 +14,11 @@ use tokio::time::timeout;
 /// Messages on their way out, at most: 64 pieces of 32 KiB are 2 MiB.
 const QUEUE: usize = 64;
 
-/// How long a peer that no longer reads or never closes its end is waited for.
+/// How long a client that does not read is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long we go on reading after everything sent was taken.
+const GRACE: Duration = Duration::from_millis(20);
 
 /// Our end of a named stream.
 pub struct Attached {
@@ -54,22 +58,36 @@ impl Attached {
         let _ = self.outgoing.try_send(Ok(message));
     }
 
-    /// Ends our direction, with `failure` if there is one, and returns once the transport has taken everything. The other
-    /// direction is held open a while longer: dropping it cancels the call that carries both.
+    /// Ends the stream, with `failure` if there is one, and returns once the transport has taken all that was sent.
+    ///
+    /// To the client the stream ends only when we stop reading, too; but stopping at once cancels the call that carries both
+    /// directions when another process is in between.
     pub async fn close(self, failure: Option<Error>) {
         let Self {
             outgoing,
             mut incoming,
             drained,
         } = self;
+        let failed = failure.is_some();
         if let Some(error) = failure {
             let _ = timeout(PATIENCE, outgoing.send(Err(error))).await;
         }
         drop(outgoing);
-        let _ = timeout(PATIENCE, drained).await;
-        tokio::spawn(timeout(PATIENCE, async move {
+        let reading = Box::pin(async move {
             while let Some(Ok(_)) = incoming.next().await {}
-        }));
+            incoming
+        });
+        match timeout(PATIENCE, select(drained, reading)).await {
+            Ok(Either::Left((_, reading))) => {
+                tokio::spawn(timeout(GRACE, reading));
+            }
+            // The client has said its last word, but may still listen.
+            Ok(Either::Right((incoming, drained))) if !failed => {
+                let _ = timeout(PATIENCE, drained).await;
+                drop(incoming);
+            }
+            Ok(Either::Right(_)) | Err(_) => {}
+        }
     }
 }
 
