@@ -327,7 +327,8 @@ async fn accept<L: Accept>(
     let mut connections = Connections::default();
     loop {
         tokio::select! {
-            _ = end.wait_for(|end| *end) => break,
+            // The guard of the value must not outlive the wait.
+            () = async { drop(end.wait_for(|end| *end).await) } => break,
             accepted = listener.next() => match accepted {
                 Ok(connection) => serve(&mut connections, connection),
                 Err(error) => {

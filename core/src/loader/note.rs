@@ -32,7 +32,7 @@ pub(super) fn read(file: &std::fs::File) -> Result<Note, String> {
             continue;
         };
         while let Some(note) = notes.next().map_err(broken)? {
-            if note.name() == NAME.as_bytes() && note.n_type(endian) == TYPE {
+            if note.name() == NAME.as_bytes() && note.n_type(endian).0 == TYPE {
                 return check(Note::parse(note.desc()));
             }
         }
