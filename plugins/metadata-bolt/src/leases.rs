@@ -212,3 +212,6 @@ pub(crate) fn remove(draft: &mut Draft<'_>, ns: &str, id: &str) -> Result<()> {
     draft.delete(key);
     draft.delete_all(&Prefix::of(Kind::LeaseResource, &[ns, id]))
 }
+
+#[cfg(test)]
+mod tests;

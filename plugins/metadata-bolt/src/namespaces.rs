@@ -174,3 +174,6 @@ fn what_is_left(draft: &Draft<'_>, ns: &Namespace) -> Result<Vec<String>> {
     );
     Ok(left)
 }
+
+#[cfg(test)]
+mod tests;
