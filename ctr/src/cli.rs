@@ -17,6 +17,8 @@ const DEFAULT_ADDRESS: &str = "/run/containerd/containerd.sock";
     disable_version_flag = true,
     version,
     arg_required_else_help = true,
+    // Of a flag given twice, the last one counts, as in Go.
+    args_override_self = true,
     max_term_width = 120
 )]
 pub struct Cli {

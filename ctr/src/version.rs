@@ -2,8 +2,10 @@
 
 use crate::client::{Client, Settings};
 use crate::container::info::print_json;
+use crate::reflect::Json;
 use anyhow::Result;
-use serde_json::{Map, Value, json};
+use containerd_client::services::v1::DeprecationWarning;
+use serde_json::json;
 
 /// Revision of the source, when the build knew it.
 const REVISION: &str = match option_env!("ORLOP_REVISION") {
@@ -37,20 +39,20 @@ pub async fn version(settings: &Settings) -> Result<()> {
 /// Prints what the daemon says about itself.
 pub async fn info(client: &Client) -> Result<()> {
     let server = client.introspection().server(client.request(())).await?.into_inner();
-    let mut members = Map::new();
-    members.insert("uuid".to_owned(), json!(server.uuid));
+    let mut members = vec![("uuid".to_owned(), Json::Leaf(server.uuid.into()))];
     // As in Go's JSON of the message, zero and empty fields are left out.
     for (name, value) in [("pid", server.pid), ("pidns", server.pidns)] {
         if value != 0 {
-            members.insert(name.to_owned(), json!(value));
+            members.push((name.to_owned(), Json::Leaf(value.into())));
         }
     }
     if !server.deprecations.is_empty() {
-        let warnings = server.deprecations.iter().map(|warning| {
+        let warning = |warning: &DeprecationWarning| {
             let last = warning.last_occurrence.as_ref().map(crate::clock::rfc3339);
-            json!({"id": warning.id, "message": warning.message, "last_occurrence": last})
-        });
-        members.insert("deprecations".to_owned(), warnings.collect());
+            Json::Leaf(json!({"id": warning.id, "message": warning.message, "last_occurrence": last}))
+        };
+        let warnings = server.deprecations.iter().map(warning).collect();
+        members.push(("deprecations".to_owned(), Json::List(warnings)));
     }
-    print_json(&json!({"server": Value::Object(members)}))
+    print_json(&Json::Object(vec![("server".to_owned(), Json::Object(members))]))
 }

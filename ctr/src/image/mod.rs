@@ -2,7 +2,7 @@
 //!
 //! [`model`] and [`platform`] are the documents, [`walk`] follows them in the content store, [`resolve`] ends at one
 //! platform's image, [`unpack`] makes its snapshots. The commands: [`import`], [`export`], [`list`] (and `check`),
-//! [`record`] (tag, label, delete, prune), [`mount`] and [`usage`].
+//! [`record`] (tag, label, delete, prune), [`remote`] (pull, push), [`mount`] and [`usage`].
 
 pub mod export;
 pub mod import;
@@ -12,6 +12,7 @@ pub mod mount;
 pub mod platform;
 pub mod record;
 pub mod reference;
+pub mod remote;
 pub mod resolve;
 pub mod unpack;
 pub mod usage;
@@ -41,10 +42,10 @@ pub enum Command {
     Mount(mount::MountArgs),
     /// Unmount the image from the target
     Unmount(mount::UnmountArgs),
-    /// Pull an image from a remote: not in this release
-    Pull(RemoteArgs),
-    /// Push an image to a remote: not in this release
-    Push(RemoteArgs),
+    /// Pull an image from a remote
+    Pull(remote::PullArgs),
+    /// Push an image to a remote
+    Push(remote::PushArgs),
     /// Convert an image: not in this release
     Convert(RemoteArgs),
     /// Remove unused images
@@ -69,7 +70,6 @@ pub struct RemoteArgs {
 
 /// Runs a command.
 pub async fn run(command: Command, client: &Client) -> Result<()> {
-    const INSTEAD: &str = "use `skopeo copy` and `ctr images import` or `export`, or another client of this daemon";
     match command {
         Command::Check(args) => list::check(client, args).await,
         Command::Export(args) => export::export(client, &args).await,
@@ -77,8 +77,8 @@ pub async fn run(command: Command, client: &Client) -> Result<()> {
         Command::List(args) => list::list(client, args).await,
         Command::Mount(args) => mount::mount(client, &args).await,
         Command::Unmount(args) => mount::unmount(client, &args).await,
-        Command::Pull(_) => Err(unsupported("`images pull`", INSTEAD)),
-        Command::Push(_) => Err(unsupported("`images push`", INSTEAD)),
+        Command::Pull(args) => remote::pull(client, &args).await,
+        Command::Push(args) => remote::push(client, &args).await,
         Command::Convert(_) => Err(unsupported(
             "`images convert`",
             "use `skopeo copy` on an exported archive",

@@ -52,6 +52,11 @@ pub fn object(name: &str) -> &str {
     }
 }
 
+/// The host of a whole name; empty for a short one.
+pub fn host(name: &str) -> &str {
+    with_explicit_domain(name).map_or("", |(host, _)| host)
+}
+
 /// Repository, tag and digest.
 fn split(name: &str) -> Result<(&str, Option<&str>, Option<&str>)> {
     let (rest, digest) = match name.split_once('@') {

@@ -1,20 +1,22 @@
-//! The daemon's transfer service: it reads an archive that this client streams to it, and does the rest itself.
+//! The daemon's transfer service: it pulls and pushes, or reads an archive that this client streams to it.
 //!
 //! Streams are calls of their own (`Streaming.Stream`), named by whom opens them; the transfer refers to them by name.
-//! [`stream`] has their protocol.
+//! [`stream`] has their protocol, [`registry`] answers the daemon's questions for credentials.
 
+pub mod registry;
 mod stream;
 
 use crate::client::{Client, describe_status, unique_part};
 use crate::image::import::ImportArgs;
 use crate::image::platform::Platform;
 use crate::plugin;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use containerd_client::services::v1::{TransferOptions, TransferRequest};
 use containerd_client::types::transfer::{
     ImageImportStream, ImageReference, ImageStore, Progress, UnpackConfiguration,
 };
 use prost::{Message, Name};
+use prost_types::Any;
 use std::collections::HashMap;
 use std::io::Read;
 use stream::{ByteSender, Stream};
@@ -28,8 +30,8 @@ const NEEDED: [(&str, &str); 3] = [
 ];
 
 /// A message as the API carries it: containerd's type URLs have no host.
-fn any<M: Message + Name>(message: &M) -> prost_types::Any {
-    prost_types::Any {
+pub fn any<M: Message + Name>(message: &M) -> Any {
+    Any {
         type_url: M::full_name(),
         value: message.encode_to_vec(),
     }
@@ -50,41 +52,32 @@ pub async fn is_offered(client: &Client) -> Result<bool> {
     Ok(NEEDED.iter().all(works))
 }
 
-/// Imports an archive through the transfer service, and prints what becomes of it.
-pub async fn import(client: &Client, args: &ImportArgs, source: Box<dyn Read + Send>) -> Result<()> {
-    let (progress_id, source_id) = (
-        format!("progress-{}", unique_part()),
-        format!("import-{}", unique_part()),
+/// Fails with what to do when the daemon has no transfer service that works.
+pub async fn require(client: &Client, what: &str) -> Result<()> {
+    ensure!(
+        is_offered(client).await?,
+        "{what} needs the daemon's transfer service, which this daemon does not have: see `ctr plugins ls` for \
+         io.containerd.transfer.v1, or use `skopeo copy` to or from an archive and `ctr images import` or `export`"
     );
-    let progress = Stream::open(client, &progress_id)
+    Ok(())
+}
+
+/// Has the daemon transfer something, and prints what becomes of it.
+pub async fn run(client: &Client, source: Any, destination: Any) -> Result<()> {
+    let id = format!("progress-{}", unique_part());
+    let progress = Stream::open(client, &id)
         .await
         .context("cannot open the progress stream")?;
-    let archive = Stream::open(client, &source_id)
-        .await
-        .context("cannot open the import stream")?;
-    let store = image_store(args)?;
     let request = TransferRequest {
-        source: Some(any(&ImageImportStream {
-            stream: source_id,
-            media_type: String::new(),
-            force_compress: args.compress_blobs,
-        })),
-        destination: Some(any(&store)),
-        options: Some(TransferOptions {
-            progress_stream: progress_id,
-        }),
+        source: Some(source),
+        destination: Some(destination),
+        options: Some(TransferOptions { progress_stream: id }),
     };
-    let sender = ByteSender::start(archive, source);
     let (ended, end) = oneshot::channel();
     let printer = tokio::spawn(print_progress(progress, end));
-    let mut transfer = client.transfer();
-    let done = transfer.transfer(client.request(request)).await;
-    // What the service says about an archive that ended early says less than why it did.
-    if let Some(error) = sender.error() {
-        return Err(error);
-    }
+    let done = client.transfer().transfer(client.request(request)).await;
     if done.is_ok() {
-        // The daemon may still have progress to tell; it closes the stream, or keeps it and tells nothing more.
+        // What the daemon told before it answered has arrived: it only has to be printed.
         let _ = ended.send(());
         let _ = printer.await;
     } else {
@@ -92,6 +85,24 @@ pub async fn import(client: &Client, args: &ImportArgs, source: Box<dyn Read + S
     }
     done?;
     Ok(())
+}
+
+/// Imports an archive through the transfer service.
+pub async fn import(client: &Client, args: &ImportArgs, source: Box<dyn Read + Send>) -> Result<()> {
+    let id = format!("import-{}", unique_part());
+    let store = image_store(args)?;
+    let stream = Stream::open(client, &id)
+        .await
+        .context("cannot open the import stream")?;
+    let archive = ImageImportStream {
+        stream: id,
+        media_type: String::new(),
+        force_compress: args.compress_blobs,
+    };
+    let sender = ByteSender::start(stream, source);
+    let done = run(client, any(&archive), any(&store)).await;
+    // What the service says about an archive that ended early says less than why it did.
+    sender.error().map_or(done, Err)
 }
 
 /// What is to become of the images: their names, and what is unpacked.

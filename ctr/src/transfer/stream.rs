@@ -44,6 +44,11 @@ impl Stream {
         Ok(Self { sender, receiver })
     }
 
+    /// Sends a message; `false` when the daemon has closed the stream.
+    pub async fn send(&self, message: Any) -> bool {
+        self.sender.send(message).await.is_ok()
+    }
+
     /// The next message; `None` when the daemon closed the stream.
     pub async fn next(&mut self) -> Result<Option<Any>, Status> {
         self.receiver.message().await
