@@ -123,6 +123,7 @@ async fn read_entries(intake: &mut Intake<'_>, stream: BoxStream<Bytes>) -> Resu
             },
         }
     }
+    tar.finish().await?;
     Ok(found)
 }
 

@@ -57,6 +57,17 @@ impl ByteReader {
         }
         Ok(())
     }
+
+    /// Passes over what is left, up to `limit` bytes.
+    pub(super) async fn skip_rest(&mut self, limit: u64) -> Result<()> {
+        let mut skipped = 0;
+        while skipped < limit
+            && let Some(bytes) = self.up_to(limit).await?
+        {
+            skipped += bytes.len() as u64;
+        }
+        Ok(())
+    }
 }
 
 /// The archive ended where it must not.

@@ -1,9 +1,12 @@
 //! A tar stream, entry by entry, without a thread to block: ustar, PAX (POSIX.1-2001) and GNU's long names.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use orlop_plugin::contract::BoxStream;
+use orlop_plugin::contract::{BoxStream, Code};
 use orlop_plugin::{Error, Result};
 use tar::{EntryType, Header};
+use tokio::time::timeout;
 
 use super::reader::{ByteReader, cut_off};
 
@@ -11,6 +14,12 @@ const BLOCK: usize = 512;
 
 /// A long name or a PAX header is held in memory, and no path is longer than this by far.
 const MAX_EXTENSION: u64 = 1 << 20;
+
+/// What may follow the end of an archive: writers fill a record of 10 KiB, or of as much as `tar -b` says.
+const MAX_AFTER_END: u64 = 1 << 20;
+
+/// How long the end of a stream is waited for.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +140,15 @@ impl TarReader {
             all.extend_from_slice(&bytes);
         }
         Ok(all)
+    }
+
+    /// Reads what follows the archive's end: the padding of its last record, and the check of its compression. A client that does
+    /// not end its stream, or has gone already, is left alone: what matters has come.
+    pub(super) async fn finish(&mut self) -> Result<()> {
+        match timeout(END_PATIENCE, self.bytes.skip_rest(MAX_AFTER_END)).await {
+            Ok(Err(error)) if error.code == Code::InvalidArgument => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn expect(&mut self, size: u64) {

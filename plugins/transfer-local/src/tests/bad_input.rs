@@ -59,6 +59,14 @@ async fn an_archive_that_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_compressed_archive_that_fails_its_check() {
+    let mut archive = crate::fixture::gzip(&oci_archive(&image()));
+    let crc = archive.len() - 8;
+    archive[crc] ^= 1;
+    refused(&archive, Code::InvalidArgument, "damaged or cut off").await;
+}
+
+#[tokio::test]
 async fn a_blob_that_is_not_what_its_name_says() {
     let image = image();
     let archive = with(&image, |files| files[2].1.push(0));
