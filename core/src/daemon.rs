@@ -268,11 +268,11 @@ impl Listeners {
         let public = Public::new(registry.clone(), metrics.clone());
         let service = public.clone();
         tasks.spawn(accept(end.subscribe(), self.grpc, move |connections, (io, _)| {
-            connections.serve(io, service.clone())
+            connections.serve(io, service.clone());
         }));
         if let Some(listener) = self.tcp {
             tasks.spawn(accept(end.subscribe(), listener, move |connections, (io, _)| {
-                connections.serve(io, public.clone())
+                connections.serve(io, public.clone());
             }));
         }
         if let Some(listener) = self.metrics {
@@ -316,12 +316,11 @@ impl Accept for TcpListener {
     }
 }
 
-async fn accept<L: Accept>(
+async fn accept<L: Accept + Sync>(
     mut end: tokio::sync::watch::Receiver<bool>,
     listener: L,
     serve: impl Fn(&mut Connections, L::Connection) + Send,
 ) where
-    L: Sync,
     L::Connection: Send,
 {
     let mut connections = Connections::default();

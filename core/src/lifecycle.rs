@@ -216,3 +216,153 @@ impl Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Node, Wishes, resolve};
+    use orlop_plugin::Error;
+    use std::sync::Mutex;
+
+    const KIND: &str = "io.containerd.test.v1";
+    const OTHER: &str = "io.containerd.other.v1";
+
+    fn registration(
+        kind: &str,
+        id: &str,
+        init: fn() -> Result<Instance, InitError>,
+        requires: &[&'static str],
+    ) -> Registration {
+        Registration::new(kind, id, move |_| async move { init() }).requires(requires.iter().copied())
+    }
+
+    async fn run(
+        registrations: Vec<Registration>,
+        required: &[String],
+    ) -> (Arc<Registry>, Result<Running, Vec<(PluginUri, String)>>) {
+        let node = |registration: &Registration| Node {
+            uri: registration.uri.clone(),
+            requires: registration.requires.clone(),
+            source: "built in".to_owned(),
+            pinned: false,
+        };
+        let nodes: Vec<Node> = registrations.iter().map(node).collect();
+        let wishes = Wishes {
+            disabled: &|_| false,
+            required,
+            names: &|entry, uri| entry == uri.to_string(),
+        };
+        let plan = resolve(&nodes, &wishes).expect("a plan");
+        let loaded = registrations
+            .into_iter()
+            .map(|registration| Loaded {
+                registration,
+                source: Source::BuiltIn,
+                pinned: false,
+            })
+            .collect();
+        let setting = Setting {
+            root: "/nowhere/root".into(),
+            state: "/nowhere/state".into(),
+            address: String::new(),
+            ttrpc_address: String::new(),
+            timeouts: BTreeMap::new(),
+            config: BTreeMap::new(),
+        };
+        let registry = Registry::new();
+        let running = start(&registry, loaded, &plan, &setting).await;
+        (registry, running)
+    }
+
+    fn state(registry: &Registry, kind: &str, id: &str) -> State {
+        registry.row(&PluginUri::new(kind, id)).expect("a row").status
+    }
+
+    #[tokio::test]
+    async fn a_skip_an_error_and_a_panic_are_rows_and_stop_nothing() {
+        let (registry, running) = run(
+            vec![
+                registration(KIND, "fine", || Ok(Instance::new()), &[]),
+                registration(KIND, "skips", || Err(InitError::Skip("no such device".into())), &[]),
+                registration(
+                    KIND,
+                    "fails",
+                    || Err(Error::internal("its disk is on fire").into()),
+                    &[],
+                ),
+                registration(KIND, "panics", || panic!("on purpose"), &[]),
+                registration(
+                    OTHER,
+                    "dependant",
+                    || Err(Error::unavailable("it finds nothing").into()),
+                    &[KIND],
+                ),
+            ],
+            &[],
+        )
+        .await;
+        assert!(running.is_ok());
+        assert_eq!(state(&registry, KIND, "fine"), State::Ok);
+        assert_eq!(
+            state(&registry, KIND, "skips"),
+            State::Skip("no such device: skip plugin".into())
+        );
+        assert_eq!(
+            state(&registry, KIND, "fails"),
+            State::Error("its disk is on fire".into())
+        );
+        let State::Error(panic) = state(&registry, KIND, "panics") else {
+            panic!("no error")
+        };
+        assert!(
+            panic.contains("panicked while starting") && panic.contains("on purpose"),
+            "{panic}"
+        );
+        let State::Error(dependant) = state(&registry, OTHER, "dependant") else {
+            panic!("no error")
+        };
+        assert!(
+            dependant.contains("io.containerd.test.v1.fails") && dependant.contains("panics"),
+            "{dependant}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_required_plugin_that_does_not_run_is_named_and_the_others_are_ended() {
+        static ENDED: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+        let ends = || Ok(Instance::new().on_shutdown(|| async { ENDED.lock().expect("whole").push("fine") }));
+        let (_, running) = run(
+            vec![
+                registration(KIND, "fine", ends, &[]),
+                registration(KIND, "fails", || Err(Error::internal("why").into()), &[]),
+            ],
+            &[format!("{KIND}.fails")],
+        )
+        .await;
+        let missing = running.err().expect("it must not start");
+        assert_eq!(missing, [(PluginUri::new(KIND, "fails"), "why".to_owned())]);
+        assert_eq!(*ENDED.lock().expect("whole"), ["fine"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_required_is_up_before_its_dependants_and_ends_after_them() {
+        static ORDER: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+        fn note(what: &'static str, end: &'static str) -> Instance {
+            ORDER.lock().expect("whole").push(what);
+            Instance::new().on_shutdown(move || async move { ORDER.lock().expect("whole").push(end) })
+        }
+        let (_, running) = run(
+            vec![
+                registration(OTHER, "second", || Ok(note("second", "second ended")), &[KIND]),
+                registration(KIND, "first", || Ok(note("first", "first ended")), &[]),
+            ],
+            &[],
+        )
+        .await;
+        running.expect("it starts").shutdown().await;
+        assert_eq!(
+            *ORDER.lock().expect("whole"),
+            ["first", "second", "second ended", "first ended"]
+        );
+    }
+}

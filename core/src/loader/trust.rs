@@ -25,13 +25,14 @@ pub(super) fn check(path: &Path, file: &Metadata) -> Result<(), String> {
             file.mode() & 0o7777
         ));
     }
-    if let Some(directory) = path.parent().and_then(|parent| std::fs::metadata(parent).ok()) {
-        if directory.mode() & WRITABLE_BY_OTHERS != 0 && directory.mode() & STICKY == 0 {
-            return Err(format!(
-                "its directory is writable by others (mode {:04o}): chmod go-w it",
-                directory.mode() & 0o7777
-            ));
-        }
+    if let Some(directory) = path.parent().and_then(|parent| std::fs::metadata(parent).ok())
+        && directory.mode() & WRITABLE_BY_OTHERS != 0
+        && directory.mode() & STICKY == 0
+    {
+        return Err(format!(
+            "its directory is writable by others (mode {:04o}): chmod go-w it",
+            directory.mode() & 0o7777
+        ));
     }
     Ok(())
 }
