@@ -200,9 +200,9 @@ impl Store {
                 drop(permit);
             });
         }
-        answered
-            .await
-            .map_err(|_| Error::unavailable("the metadata store is shutting down"))?
+        answered.await.map_err(|_| {
+            Error::unavailable("the metadata was not written: the store is shutting down, or failed (see the log)")
+        })?
     }
 
     /// Runs `work` over the current view on the blocking pool.
@@ -349,7 +349,11 @@ impl Inner {
         while let Some(batch) = self.next_batch(recent, patience) {
             recent = batch.len();
             let begun = Instant::now();
-            self.run(batch);
+            // Operations catch their own panics; one of the database must not leave everybody waiting for a leader that is gone.
+            let run = std::panic::AssertUnwindSafe(|| self.run(batch));
+            if let Err(panic) = std::panic::catch_unwind(run) {
+                tracing::error!(panic = panic_message(&*panic), "a commit of the metadata panicked");
+            }
             patience = (begun.elapsed() / 4).min(MAX_PATIENCE);
         }
     }

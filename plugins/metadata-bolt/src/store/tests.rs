@@ -222,6 +222,77 @@ async fn a_newer_schema_and_a_foreign_file_are_refused() {
     assert!(Store::open(&foreign).is_err());
 }
 
+/// The file that a writer to be killed writes to.
+const VICTIM: &str = "ORLOP_TEST_METADATA_VICTIM";
+
+/// Not a test of its own: what [`what_was_acknowledged_survives_a_kill`] kills.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "is run, and killed, by another test"]
+async fn writes_until_it_is_killed() {
+    let Ok(path) = std::env::var(VICTIM) else { return };
+    let store = Store::open(Path::new(&path)).expect("a database");
+    let writers = (0..8).map(|writer| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for number in 0.. {
+                let put = store.write(move |draft| {
+                    // Both or neither.
+                    draft.put(Key::lease("a", &format!("{writer} {number}")), &lease(number));
+                    draft.put(Key::lease("b", &format!("{writer} {number}")), &lease(number));
+                    Ok(())
+                });
+                put.await.expect("written");
+                println!("acknowledged {writer} {number}");
+            }
+        })
+    });
+    join_all(writers).await;
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    use std::io::BufRead;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("meta.redb");
+    let mut acknowledged = BTreeSet::new();
+    for round in 1..=3 {
+        let mut victim = std::process::Command::new(std::env::current_exe().expect("a path"))
+            .args([
+                "--ignored",
+                "--exact",
+                "--nocapture",
+                "store::tests::writes_until_it_is_killed",
+            ])
+            .env(VICTIM, &path)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("started");
+        let output = std::io::BufReader::new(victim.stdout.take().expect("piped"));
+        // The first lines are the test runner's own, and the first of them ends without a new line.
+        let said = output.lines().map(|line| line.expect("text"));
+        let ids = said.filter_map(|line| line.split_once("acknowledged ").map(|(_, id)| id.to_owned()));
+        acknowledged.extend(ids.take(100 * round));
+        victim.kill().expect("killed");
+        victim.wait().expect("gone");
+        let store = Store::open(&path).expect("opened after a kill");
+        let view = store.view();
+        for id in &acknowledged {
+            assert!(
+                view.has(&Key::lease("a", id)).expect("read"),
+                "{id} was acknowledged in round {round}"
+            );
+        }
+        let names = |ns| view.keys(&Prefix::of(Kind::Lease, &[ns])).expect("read");
+        let ids = |ns| {
+            names(ns)
+                .iter()
+                .map(|key| key.parts::<2>()[1].to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ids("a"), ids("b"));
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Change {
     Put(u8),
