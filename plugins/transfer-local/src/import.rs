@@ -85,12 +85,7 @@ impl Import<'_> {
             all_metadata: store.all_metadata,
             manifest_limit: store.manifest_limit as usize,
         };
-        let walked = walk(content, &index, &selection)
-            .await
-            .map_err(|error| match error.code {
-                orlop_plugin::contract::Code::NotFound => error.context("the archive is not complete"),
-                _ => error,
-            })?;
+        let walked = walk(content, &index, &selection).await?;
         Ok((index, walked))
     }
 

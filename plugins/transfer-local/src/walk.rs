@@ -40,6 +40,27 @@ struct Step {
 /// `NotFound` for a blob that is missing or when nothing is wanted; `InvalidArgument` for documents that are not what they are said
 /// to be, or that contain themselves.
 pub async fn walk(content: &Content, root: &Descriptor, selection: &Selection) -> Result<Walked> {
+    let walked = descend(content, root, selection).await.map_err(|error| {
+        if error.is_not_found() {
+            error.context("the archive is not complete")
+        } else {
+            error
+        }
+    })?;
+    if walked.roots.is_empty() {
+        return Err(Error::not_found(if selection.platforms.is_all() {
+            "the archive's index names no image".to_owned()
+        } else {
+            format!(
+                "the archive has no image for {}: name its platform, or ask for all platforms",
+                selection.platforms
+            )
+        }));
+    }
+    Ok(walked)
+}
+
+async fn descend(content: &Content, root: &Descriptor, selection: &Selection) -> Result<Walked> {
     let mut walked = Walked::default();
     let mut seen = BTreeSet::new();
     let mut steps = vec![Step {
@@ -91,16 +112,6 @@ pub async fn walk(content: &Content, root: &Descriptor, selection: &Selection) -
                 content.check(&descriptor).await?;
             }
         }
-    }
-    if walked.roots.is_empty() {
-        return Err(Error::not_found(if selection.platforms.is_all() {
-            "the archive's index names no image".to_owned()
-        } else {
-            format!(
-                "the archive has no image for {}: name its platform, or ask for all platforms",
-                selection.platforms
-            )
-        }));
     }
     Ok(walked)
 }

@@ -285,6 +285,29 @@ mod tests {
         assert!(entries(b"").await.expect("an empty stream has no entries").is_empty());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_archive_makes_it_panic(changes in proptest::collection::vec((0..4096_usize, proptest::num::u8::ANY), 1..40)) {
+            let mut builder = tar::Builder::new(Vec::new());
+            builder.append_pax_extensions([("path", b"long".as_slice()), ("size", b"700")]).expect("append");
+            let mut archive = builder.into_inner().expect("finish");
+            archive.truncate(1024);
+            archive.extend(tar_of(&[("a", vec![1; 700]), (&"d/".repeat(80), vec![2; 100])]));
+            for (at, byte) in changes {
+                let at = at % archive.len();
+                archive[at] = byte;
+                // Most changes must get past the checksum to show anything.
+                let block = at / BLOCK * BLOCK;
+                if let Some(header) = archive.get_mut(block..block + BLOCK) {
+                    let sum: u32 = (0..BLOCK).map(|n| u32::from(if (148..156).contains(&n) { b' ' } else { header[n] })).sum();
+                    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+                }
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let _ = runtime.block_on(entries(&archive));
+        }
+    }
+
     #[test]
     fn malformed_pax_records_are_refused() {
         for bad in ["x", "5 a=b", "99 path=x\n", "6 path\n", "0 a=b\n", "9 size=x\n"] {
