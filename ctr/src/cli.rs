@@ -2,7 +2,7 @@
 
 use crate::client::{Client, Settings};
 use crate::{container, content, event, image, lease, namespace, plugin, run, shim, snapshot, spec, task, version};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{ArgAction, Parser, Subcommand};
 use std::ffi::OsString;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const DEFAULT_ADDRESS: &str = "/run/containerd/containerd.sock";
 #[command(
     name = "ctr",
     disable_version_flag = true,
-    version,
+    version = version::VERSION,
     arg_required_else_help = true,
     // Of a flag given twice, the last one counts, as in Go.
     args_override_self = true,
@@ -176,46 +176,6 @@ pub fn unsupported(what: &str, instead: &str) -> anyhow::Error {
     anyhow::anyhow!("{what} is not supported in this release: {instead}")
 }
 
-/// The labels of `KEY=VALUE` arguments, and the paths of a field mask that covers them.
-pub fn label_update(labels: &[String]) -> (std::collections::HashMap<String, String>, Vec<String>) {
-    let labels = spec::parse::labels(labels);
-    let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
-    (labels.into_iter().collect(), paths)
-}
-
-/// Labels as one text, sorted, or `-` for none.
-pub fn label_column<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
-    let text = label_list(labels);
-    if text.is_empty() { "-".to_owned() } else { text }
-}
-
-/// Labels as one text, sorted.
-pub fn label_list<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
-    let mut pairs: Vec<String> = labels
-        .into_iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    pairs.sort();
-    pairs.join(",")
-}
-
-/// The one digest in `text`, checked: an algorithm and its hexadecimal value.
-pub fn digest(text: &str) -> Result<&str> {
-    let (algorithm, value) = text
-        .split_once(':')
-        .with_context(|| format!("invalid checksum digest format: {text:?}"))?;
-    let length = match algorithm {
-        "sha256" => 64,
-        "sha384" => 96,
-        "sha512" => 128,
-        _ => bail!("unsupported digest algorithm {algorithm:?} in {text:?}"),
-    };
-    if value.len() != length || !value.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-        bail!("invalid checksum digest length or format: {text:?}");
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,20 +209,5 @@ mod tests {
     fn run_leaves_the_containers_arguments_alone() {
         let cli = Cli::try_parse_from(["ctr", "run", "--rm", "image", "id", "sh", "-c", "exit 3", "--rm"]).unwrap();
         assert!(matches!(cli.command, Command::Run(_)));
-    }
-
-    #[test]
-    fn digests_are_checked() {
-        let good = format!("sha256:{}", "a".repeat(64));
-        assert_eq!(digest(&good).unwrap(), good);
-        for bad in [
-            "",
-            "sha256",
-            "sha256:abc",
-            "md5:00",
-            &format!("sha256:{}", "A".repeat(64)),
-        ] {
-            assert!(digest(bad).is_err(), "{bad}");
-        }
     }
 }

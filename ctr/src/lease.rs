@@ -1,8 +1,8 @@
 //! `ctr leases`.
 
-use crate::cli::{label_column, label_update};
 use crate::client::{Client, unique_part};
 use crate::clock;
+use crate::labels;
 use crate::table::Table;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -96,14 +96,14 @@ async fn list(client: &Client, args: ListArgs) -> Result<()> {
     let mut table = Table::dense(&["ID", "CREATED AT", "LABELS", ""]);
     for lease in &leases {
         let created = clock::rfc3339_local(&lease.created_at.unwrap_or_default());
-        table.row([&lease.id, &created, &label_column(&lease.labels), ""]);
+        table.row([&lease.id, &created, &labels::column(&lease.labels), ""]);
     }
     table.print();
     Ok(())
 }
 
 async fn create(client: &Client, args: CreateArgs) -> Result<()> {
-    let (mut labels, _) = label_update(&args.labels);
+    let (mut labels, _) = labels::update(&args.labels);
     if !args.expires.is_zero() {
         let expiry = (SystemTime::now() + args.expires).into();
         labels.insert("containerd.io/gc.expire".to_owned(), clock::rfc3339_seconds(&expiry));

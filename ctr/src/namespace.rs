@@ -1,7 +1,7 @@
 //! `ctr namespaces`.
 
-use crate::cli::{label_list, label_update};
 use crate::client::{Client, describe_status};
+use crate::labels;
 use crate::table::Table;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -62,7 +62,7 @@ pub struct RemoveArgs {
 pub async fn run(command: Command, client: &Client) -> Result<()> {
     match command {
         Command::Create(args) => {
-            let (labels, _) = label_update(&args.labels);
+            let (labels, _) = labels::update(&args.labels);
             let namespace = Namespace {
                 name: args.name,
                 labels,
@@ -90,14 +90,14 @@ async fn list(client: &Client, quiet: bool) -> Result<()> {
     }
     let mut table = Table::dense(&["NAME", "LABELS", ""]);
     for namespace in &namespaces {
-        table.row([&namespace.name, &label_list(&namespace.labels), ""]);
+        table.row([&namespace.name, &labels::list(&namespace.labels), ""]);
     }
     table.print();
     Ok(())
 }
 
 async fn label(client: &Client, args: &NamedArgs) -> Result<()> {
-    let (labels, _) = label_update(&args.labels);
+    let (labels, _) = labels::update(&args.labels);
     for (key, value) in labels {
         let paths = vec![format!("labels.{key}")];
         let request = UpdateNamespaceRequest {

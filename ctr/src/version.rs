@@ -7,6 +7,9 @@ use anyhow::Result;
 use containerd_client::services::v1::DeprecationWarning;
 use serde_json::json;
 
+/// This client's version, in the form of the daemon's.
+pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"), "+orlop");
+
 /// Revision of the source, when the build knew it.
 const REVISION: &str = match option_env!("ORLOP_REVISION") {
     Some(revision) => revision,
@@ -15,9 +18,8 @@ const REVISION: &str = match option_env!("ORLOP_REVISION") {
 
 /// Prints the versions of this client and of the daemon; this client's even when there is no daemon.
 pub async fn version(settings: &Settings) -> Result<()> {
-    let own = env!("CARGO_PKG_VERSION");
     println!("Client:");
-    println!("  Version:  {own}");
+    println!("  Version:  {VERSION}");
     println!("  Revision: {REVISION}");
     println!();
     let client = Client::connect(settings).await?;
@@ -27,7 +29,7 @@ pub async fn version(settings: &Settings) -> Result<()> {
     println!("  Revision: {}", version.revision);
     let server = client.introspection().server(client.request(())).await?.into_inner();
     println!("  UUID: {}", server.uuid);
-    if version.version != own {
+    if version.version != VERSION {
         eprintln!("WARNING: version mismatch");
     }
     if version.revision != REVISION {

@@ -1,8 +1,8 @@
 //! `content edit`: a blob through an editor, into a new blob.
 
 use super::store;
-use crate::cli::digest;
 use crate::client::Client;
+use crate::digest;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ pub struct EditArgs {
 pub async fn edit(client: &Client, args: &EditArgs) -> Result<()> {
     ensure!(args.validate.is_none(), "validating the edit result not supported");
     ensure!(!args.editor.is_empty(), "editor is required: --editor or $EDITOR");
-    let bytes = store::read(client, digest(&args.digest)?).await?;
+    let bytes = store::read(client, digest::parse(&args.digest)?).await?;
     let directory = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, Into::into);
     let mut file = tempfile::Builder::new().prefix("edit-").tempfile_in(&directory);
     let file = file

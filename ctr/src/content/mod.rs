@@ -5,11 +5,13 @@ pub mod edit;
 pub mod prune;
 pub mod store;
 
-use crate::cli::{digest, label_column, label_list, label_update, unsupported};
+use crate::cli::unsupported;
 use crate::client::{Client, describe_status};
 use crate::clock;
+use crate::digest;
 use crate::human::{age, decimal_size};
 use crate::image::RemoteArgs;
+use crate::labels;
 use crate::table::Table;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
@@ -127,21 +129,21 @@ pub async fn run(command: Command, client: &Client) -> Result<()> {
         )),
         Command::Get(args) => {
             for wanted in &args.digests {
-                print_blob(client, digest(wanted)?).await?;
+                print_blob(client, digest::parse(wanted)?).await?;
             }
             Ok(())
         }
         Command::Ingest(args) => ingest(client, &args).await,
         Command::List(args) => list(client, args).await,
         Command::Label(args) => {
-            let digest = digest(&args.digest)?;
-            let (labels, _) = label_update(&args.labels);
+            let digest = digest::parse(&args.digest)?;
+            let (labels, _) = labels::update(&args.labels);
             let info = if labels.is_empty() {
                 store::info(client, digest).await?
             } else {
                 store::set_labels(client, digest, labels).await?
             };
-            println!("{}", label_list(&info.labels));
+            println!("{}", labels::list(&info.labels));
             Ok(())
         }
         Command::Prune(command) => prune::run(client, &command).await,
@@ -174,7 +176,7 @@ async fn active(client: &Client, args: ActiveArgs) -> Result<()> {
 async fn delete(client: &Client, digests: &[String]) -> Result<()> {
     let mut first = None;
     for wanted in digests {
-        if let Err(error) = digest(wanted) {
+        if let Err(error) = digest::parse(wanted) {
             eprintln!("ctr: could not delete {wanted}: {error:#}");
             first.get_or_insert(error);
             continue;
@@ -194,7 +196,7 @@ async fn delete(client: &Client, digests: &[String]) -> Result<()> {
 
 async fn ingest(client: &Client, args: &IngestArgs) -> Result<()> {
     if !args.expected_digest.is_empty() {
-        digest(&args.expected_digest)?;
+        digest::parse(&args.expected_digest)?;
     }
     ensure!(!args.key.is_empty(), "must specify a transaction reference");
     let expected = Expected {
@@ -236,7 +238,7 @@ async fn list(client: &Client, args: ListArgs) -> Result<()> {
             &blob.digest,
             &decimal_size(blob.size),
             &created,
-            &label_column(&blob.labels),
+            &labels::column(&blob.labels),
         ]);
     }
     table.print();

@@ -3,10 +3,10 @@
 use super::model::Descriptor;
 use super::platform::{Matcher, Platform};
 use super::{resolve, unpack, walk};
-use crate::cli::label_column;
 use crate::client::{Client, describe};
 use crate::content::store;
 use crate::human::binary_size;
+use crate::labels;
 use crate::table::Table;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -69,14 +69,14 @@ pub async fn list(client: &Client, args: ListArgs) -> Result<()> {
     let mut table = Table::dense(&["REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS", ""]);
     for image in &images {
         let target = resolve::target(image)?;
-        let size = size(client, &target, &matcher).await.unwrap_or_else(|error| {
+        let mut size = 0;
+        if let Err(error) = add_size(client, &target, &matcher, &mut size).await {
             eprintln!(
                 "ctr: failed calculating size for image {}: {}",
                 image.name,
                 describe(&error)
             );
-            0
-        });
+        }
         let platforms = match platforms(client, &target).await {
             Ok(found) if !found.is_empty() => found.into_iter().collect::<Vec<_>>().join(","),
             Ok(_) => "-".to_owned(),
@@ -89,7 +89,7 @@ pub async fn list(client: &Client, args: ListArgs) -> Result<()> {
                 "-".to_owned()
             }
         };
-        let (size, labels) = (binary_size(size), label_column(&image.labels));
+        let (size, labels) = (binary_size(size), labels::column(&image.labels));
         table.row([
             &image.name,
             &target.media_type,
@@ -104,9 +104,9 @@ pub async fn list(client: &Client, args: ListArgs) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of the documents and layers of this machine's image.
-async fn size(client: &Client, target: &Descriptor, matcher: &Matcher) -> Result<i64> {
-    let mut size = 0;
+/// Adds up the bytes of the documents and layers of this machine's image; what could be read counts even when some
+/// could not.
+async fn add_size(client: &Client, target: &Descriptor, matcher: &Matcher, size: &mut i64) -> Result<()> {
     let mut queue = vec![target.clone()];
     while let Some(descriptor) = queue.pop() {
         ensure!(
@@ -115,14 +115,14 @@ async fn size(client: &Client, target: &Descriptor, matcher: &Matcher) -> Result
             descriptor.size,
             descriptor.digest
         );
-        size += descriptor.size;
+        *size += descriptor.size;
         queue.extend(walk::best(
             &descriptor,
             walk::children(client, &descriptor).await?,
             matcher,
         )?);
     }
-    Ok(size)
+    Ok(())
 }
 
 /// The platforms that an image is for: those that its index says, and else those of the configurations.

@@ -87,7 +87,7 @@ impl Descriptor {
 
     /// Algorithm and value of the digest, checked.
     pub fn digest_parts(&self) -> Result<(&str, &str)> {
-        let digest = crate::cli::digest(&self.digest)?;
+        let digest = crate::digest::parse(&self.digest)?;
         digest.split_once(':').context("digest without algorithm")
     }
 

@@ -1,8 +1,8 @@
 //! `images tag`, `label`, `delete` and `prune`: the records alone.
 
 use super::{list, resolve};
-use crate::cli::label_list;
 use crate::client::{Client, describe_status};
+use crate::labels;
 use anyhow::{Context, Result};
 use clap::Args;
 use containerd_client::services::v1::{
@@ -126,7 +126,7 @@ pub async fn update(
 
 /// Sets and clears labels.
 pub async fn label(client: &Client, args: &LabelArgs) -> Result<()> {
-    let (labels, paths) = crate::cli::label_update(&args.labels);
+    let (labels, paths) = crate::labels::update(&args.labels);
     let paths = if args.replace_all {
         vec!["labels".to_owned()]
     } else {
@@ -139,7 +139,7 @@ pub async fn label(client: &Client, args: &LabelArgs) -> Result<()> {
     };
     let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
     let updated = update(client, image, &paths).await?;
-    println!("{}", label_list(&updated.labels));
+    println!("{}", labels::list(&updated.labels));
     Ok(())
 }
 

@@ -60,7 +60,7 @@ pub fn host(name: &str) -> &str {
 /// Repository, tag and digest.
 fn split(name: &str) -> Result<(&str, Option<&str>, Option<&str>)> {
     let (rest, digest) = match name.split_once('@') {
-        Some((rest, digest)) => (rest, Some(crate::cli::digest(digest)?)),
+        Some((rest, digest)) => (rest, Some(crate::digest::parse(digest)?)),
         None => (name, None),
     };
     let last = rest.rfind('/').map_or(0, |slash| slash + 1);

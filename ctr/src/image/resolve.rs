@@ -89,7 +89,7 @@ pub async fn of_record(client: &Client, record: &Record, matcher: &Matcher) -> R
         record.name
     );
     for diff_id in &diff_ids {
-        crate::cli::digest(diff_id).with_context(|| format!("diff id of {}", record.name))?;
+        crate::digest::parse(diff_id).with_context(|| format!("diff id of {}", record.name))?;
     }
     Ok(Image {
         name: record.name.clone(),

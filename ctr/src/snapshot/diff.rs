@@ -1,10 +1,10 @@
 //! `snapshots diff`: what one snapshot has over another, as a layer on standard output.
 
 use super::{mounts, remove, stat, view};
-use crate::cli::label_update;
 use crate::client::{Client, unique_part};
 use crate::clock;
 use crate::content::print_blob;
+use crate::labels;
 use anyhow::{Context, Result};
 use clap::Args;
 use containerd_client::services::v1::DiffRequest;
@@ -103,7 +103,7 @@ async fn see_parent(client: &Client, snapshotter: &str, key: &str) -> Result<See
 
 /// Has the daemon compare; answers the layer's digest.
 async fn compare(client: &Client, args: &DiffArgs, left: &Seen, right: &Seen) -> Result<String> {
-    let (mut labels, _) = label_update(&args.label);
+    let (mut labels, _) = labels::update(&args.label);
     if args.keep {
         labels.insert(
             "containerd.io/gc.root".to_owned(),

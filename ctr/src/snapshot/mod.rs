@@ -4,12 +4,13 @@
 pub mod diff;
 pub mod show;
 
-use crate::cli::{digest, label_list, label_update};
 use crate::client::Client;
 use crate::clock;
 use crate::container::info::print_json;
+use crate::digest;
 use crate::image::platform::Matcher;
 use crate::image::{list, resolve, unpack};
+use crate::labels;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use containerd_client::services::v1::snapshots::{
@@ -219,7 +220,7 @@ fn print_mounts(args: &PrepareArgs, mounts: &[Mount]) -> Result<()> {
 }
 
 async fn label(client: &Client, snapshotter: &str, args: LabelArgs) -> Result<()> {
-    let (labels, paths) = label_update(&args.labels);
+    let (labels, paths) = labels::update(&args.labels);
     let info = if paths.is_empty() {
         stat(client, snapshotter, &args.key).await?
     } else {
@@ -236,12 +237,12 @@ async fn label(client: &Client, snapshotter: &str, args: LabelArgs) -> Result<()
         let answer = client.snapshots().update(client.request(request)).await?.into_inner();
         answer.info.context("the daemon answered no snapshot")?
     };
-    println!("{}", label_list(&info.labels));
+    println!("{}", labels::list(&info.labels));
     Ok(())
 }
 
 async fn unpack(client: &Client, snapshotter: &str, args: &UnpackArgs) -> Result<()> {
-    let digest = digest(&args.digest)?;
+    let digest = digest::parse(&args.digest)?;
     let images = list::records(client, Vec::new()).await?;
     let found = images
         .iter()

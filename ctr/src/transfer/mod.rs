@@ -1,23 +1,22 @@
 //! The daemon's transfer service: it pulls and pushes, or reads an archive that this client streams to it.
 //!
 //! Streams are calls of their own (`Streaming.Stream`), named by whom opens them; the transfer refers to them by name.
-//! [`stream`] has their protocol, [`registry`] answers the daemon's questions for credentials.
+//! [`stream`] has their protocol, [`registry`] answers the daemon's questions for
+//! credentials, [`progress`] prints what it tells.
 
+mod progress;
 pub mod registry;
 mod stream;
 
-use crate::client::{Client, describe_status, unique_part};
+use crate::client::{Client, unique_part};
 use crate::image::import::ImportArgs;
 use crate::image::platform::Platform;
 use crate::plugin;
 use anyhow::{Context, Result, ensure};
 use containerd_client::services::v1::{TransferOptions, TransferRequest};
-use containerd_client::types::transfer::{
-    ImageImportStream, ImageReference, ImageStore, Progress, UnpackConfiguration,
-};
+use containerd_client::types::transfer::{ImageImportStream, ImageReference, ImageStore, UnpackConfiguration};
 use prost::{Message, Name};
 use prost_types::Any;
-use std::collections::HashMap;
 use std::io::Read;
 use stream::{ByteSender, Stream};
 use tokio::sync::oneshot;
@@ -65,7 +64,7 @@ pub async fn require(client: &Client, what: &str) -> Result<()> {
 /// Has the daemon transfer something, and prints what becomes of it.
 pub async fn run(client: &Client, source: Any, destination: Any) -> Result<()> {
     let id = format!("progress-{}", unique_part());
-    let progress = Stream::open(client, &id)
+    let stream = Stream::open(client, &id)
         .await
         .context("cannot open the progress stream")?;
     let request = TransferRequest {
@@ -74,7 +73,7 @@ pub async fn run(client: &Client, source: Any, destination: Any) -> Result<()> {
         options: Some(TransferOptions { progress_stream: id }),
     };
     let (ended, end) = oneshot::channel();
-    let printer = tokio::spawn(print_progress(progress, end));
+    let printer = tokio::spawn(progress::print(stream, end));
     let done = client.transfer().transfer(client.request(request)).await;
     if done.is_ok() {
         // What the daemon told before it answered has arrived: it only has to be printed.
@@ -136,34 +135,4 @@ fn image_store(args: &ImportArgs) -> Result<ImageStore> {
         unpacks: if args.no_unpack { Vec::new() } else { vec![unpack] },
         ..ImageStore::default()
     })
-}
-
-/// Prints each thing's state when it changes.
-async fn print_progress(mut stream: Stream, mut end: oneshot::Receiver<()>) {
-    let mut states: HashMap<String, String> = HashMap::new();
-    loop {
-        let message = tokio::select! {
-            biased;
-            message = stream.next() => message,
-            _ = &mut end => return,
-        };
-        match message {
-            Ok(Some(message)) => {
-                let Ok(progress) = Progress::decode(message.value.as_slice()) else {
-                    continue;
-                };
-                if progress.name.is_empty() {
-                    println!("{}", progress.event);
-                } else if states.get(&progress.name) != Some(&progress.event) {
-                    println!("{}\t{}", progress.name, progress.event);
-                    states.insert(progress.name, progress.event);
-                }
-            }
-            Ok(None) => return,
-            Err(status) => {
-                eprintln!("ctr: progress: {}", describe_status(&status));
-                return;
-            }
-        }
-    }
 }

@@ -168,7 +168,7 @@ async fn ingest(client: &Client, source: &mut impl Read, size: i64, name: &str) 
     // In an OCI layout the name is the digest: what the store has is then not sent again.
     let digest = name.strip_prefix("blobs/").map(|rest| rest.replacen('/', ":", 1));
     let digest = digest
-        .filter(|digest| crate::cli::digest(digest).is_ok())
+        .filter(|digest| crate::digest::parse(digest).is_ok())
         .unwrap_or_default();
     let expected = Expected {
         size,
