@@ -58,8 +58,11 @@ impl Import<'_> {
         };
         let mut ahead = Ahead::start(unpacker.clone());
         let read = self.read(&content, stream, compress, store, &mut ahead).await;
-        // Even after a failure: nothing may go on writing when the lease is given back.
-        ahead.finish().await;
+        // Nothing may go on writing when the lease is given back.
+        match &read {
+            Ok(_) => ahead.finish().await,
+            Err(_) => ahead.give_up().await,
+        }
         let (index, walked) = read?;
         for manifest in &walked.images {
             unpacker.unpack(manifest).await?;

@@ -5,14 +5,14 @@
 //! it is a blob, a layer's snapshot is the same whichever image needs it, and what no image of the index needs is garbage when the
 //! lease ends. Whatever fails here is done again, and reported, once the archive is known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use orlop_plugin::Result;
 use orlop_plugin::contract::Digest;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::Unpacker;
+use super::{Arrivals, Unpacker};
 use crate::archive::Observer;
 use crate::oci::{Descriptor, Document, ImageConfig, Manifest, media_type, parse_config, parse_document};
 
@@ -21,7 +21,7 @@ const MAX_HELD: usize = 256;
 
 /// Unpacks what it can while blobs arrive.
 pub struct Ahead {
-    arrived: watch::Sender<BTreeSet<Digest>>,
+    arrived: watch::Sender<Arrivals>,
     jobs: mpsc::UnboundedSender<(Manifest, ImageConfig)>,
     worker: Worker,
     /// Manifests whose configuration has not come, by its digest.
@@ -38,7 +38,7 @@ struct Worker(JoinHandle<()>);
 impl Ahead {
     /// Begins; with no targets, nothing is ever unpacked.
     pub fn start(unpacker: Unpacker) -> Self {
-        let arrived = watch::Sender::new(BTreeSet::new());
+        let arrived = watch::Sender::new(Arrivals::default());
         let (jobs, queue) = mpsc::unbounded_channel();
         let worker = Worker(tokio::spawn(work(unpacker, queue, arrived.subscribe())));
         Self {
@@ -62,6 +62,12 @@ impl Ahead {
         if let Err(error) = (&mut worker.0).await {
             tracing::warn!(%error, "unpacking ahead of the archive stopped");
         }
+    }
+
+    /// Waits for the layer that is being unpacked, and leaves it at that.
+    pub async fn give_up(self) {
+        self.arrived.send_modify(|arrived| arrived.given_up = true);
+        self.finish().await;
     }
 
     fn look_at(&mut self, digest: &Digest, document: &[u8]) {
@@ -91,7 +97,7 @@ impl Observer for Ahead {
             self.look_at(digest, document);
         }
         self.arrived.send_modify(|arrived| {
-            arrived.insert(digest.clone());
+            arrived.blobs.insert(digest.clone());
         });
     }
 }
@@ -105,7 +111,7 @@ impl Drop for Worker {
 async fn work(
     unpacker: Unpacker,
     mut queue: mpsc::UnboundedReceiver<(Manifest, ImageConfig)>,
-    arrived: watch::Receiver<BTreeSet<Digest>>,
+    arrived: watch::Receiver<Arrivals>,
 ) {
     while let Some((manifest, config)) = queue.recv().await {
         let unpacked: Result<()> = unpacker.unpack_image(&manifest, &config, Some(arrived.clone())).await;

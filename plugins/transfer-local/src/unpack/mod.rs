@@ -45,8 +45,13 @@ pub struct Unpacker {
     pub locks: Arc<KeyedLocks>,
 }
 
-/// The digests of the blobs that have arrived, while more may come.
-pub type Arrived = watch::Receiver<BTreeSet<Digest>>;
+/// What has arrived of an archive, while more may come.
+#[derive(Default)]
+struct Arrivals {
+    blobs: BTreeSet<Digest>,
+    /// The archive turned out to be no good: nothing further needs to be unpacked.
+    given_up: bool,
+}
 
 /// The chain ids of a file system: those of each layer with all layers below it.
 pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
@@ -73,7 +78,12 @@ impl Unpacker {
         self.unpack_image(manifest, &config, None).await
     }
 
-    async fn unpack_image(&self, manifest: &Manifest, config: &ImageConfig, arrived: Option<Arrived>) -> Result<()> {
+    async fn unpack_image(
+        &self,
+        manifest: &Manifest,
+        config: &ImageConfig,
+        arrived: Option<watch::Receiver<Arrivals>>,
+    ) -> Result<()> {
         let layers: Vec<&Descriptor> = manifest
             .layers
             .iter()
@@ -121,14 +131,18 @@ impl Unpacker {
         diff_id: &Digest,
         chain_id: &Digest,
         parent: Option<&Digest>,
-        arrived: Option<Arrived>,
+        arrived: Option<watch::Receiver<Arrivals>>,
     ) -> Result<()> {
         if self.is_unpacked(target, chain_id).await? {
             return Ok(());
         }
         if let Some(mut arrived) = arrived {
-            let arrival = arrived.wait_for(|arrived| arrived.contains(&layer.digest)).await;
-            arrival.map_err(|_| Error::not_found(format!("the blob {} never came", layer.digest)))?;
+            let ready = |arrived: &Arrivals| arrived.given_up || arrived.blobs.contains(&layer.digest);
+            match arrived.wait_for(ready).await.map(|arrived| arrived.given_up) {
+                Ok(false) => {}
+                Ok(true) => return Err(Error::cancelled("the archive could not be read")),
+                Err(_) => return Err(Error::not_found(format!("the blob {} never came", layer.digest))),
+            }
         }
         let ns = self.content.ctx.namespace()?;
         let _only = self.locks.lock(format!("{ns}/{}/{chain_id}", target.name)).await;
