@@ -89,13 +89,11 @@ impl Service<Request> for Library {
         };
         let uri = String::from_utf8_lossy(plugin.as_bytes()).into_owned();
         let services = self.running().get(&uri).map(|running| running.services.clone());
-        match services {
-            Some(mut services) => services.call(request),
-            None => {
-                let status = Status::unavailable(format!("plugin {uri} is not running in this library"));
-                Box::pin(std::future::ready(Ok(status_response(&status))))
-            }
+        if let Some(mut services) = services {
+            return services.call(request);
         }
+        let status = Status::unavailable(format!("plugin {uri} is not running in this library"));
+        Box::pin(std::future::ready(Ok(status_response(&status))))
     }
 }
 

@@ -92,12 +92,10 @@ impl Service<Request<Body>> for Services {
             .split('/')
             .next()
             .unwrap_or_default();
-        match self.0.get(name) {
-            Some(service) => Box::pin(service.clone().oneshot(request)),
-            None => {
-                let status = tonic::Status::unimplemented(format!("unknown service {name}"));
-                Box::pin(std::future::ready(Ok(status_response(&status))))
-            }
+        if let Some(service) = self.0.get(name) {
+            return Box::pin(service.clone().oneshot(request));
         }
+        let status = tonic::Status::unimplemented(format!("unknown service {name}"));
+        Box::pin(std::future::ready(Ok(status_response(&status))))
     }
 }

@@ -70,10 +70,10 @@ impl http_body::Body for Bounded {
         let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
-            return Poll::Ready(frame);
+        // The deadline first: a body that always has a frame would never end otherwise.
+        if this.sleep.as_mut().poll(cx).is_pending() {
+            return Pin::new(body).poll_frame(cx);
         }
-        std::task::ready!(this.sleep.as_mut().poll(cx));
         // Dropping the body is what cancels the call.
         this.body = None;
         Poll::Ready(Some(Err(exceeded(this.timeout))))

@@ -7,6 +7,7 @@
 //! What all of them promise: dropping a call cancels it on the other side; a call past its `grpc-timeout` is `DEADLINE_EXCEEDED`;
 //! bodies move only as fast as they are polled.
 
+mod cancel;
 mod deadline;
 pub mod dylib;
 mod entered;
@@ -92,9 +93,11 @@ impl Service<Request> for Channel {
         if let Some(uri) = &self.plugin {
             request.headers_mut().insert(PLUGIN_HEADER, uri.clone());
         }
-        match deadline::of(request.headers()) {
-            Some(timeout) => deadline::bound(self.carrier.carry(request), timeout).boxed(),
-            None => self.carrier.carry(request),
+        let timeout = deadline::of(request.headers());
+        let call = cancel::carry(&*self.carrier, request);
+        match timeout {
+            Some(timeout) => deadline::bound(call, timeout).boxed(),
+            None => call,
         }
     }
 }

@@ -16,6 +16,13 @@ use super::{Carrier, Channel, Request, Response};
 /// How long connecting may take before a call is `UNAVAILABLE`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How much of a call's answer may be under way before its reader takes it: as in [`crate::serve`].
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The same for a whole connection.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// The headers of an answer have its error message in them, which may quote the output of a program.
+const MAX_HEADERS: u32 = 1 << 20;
+
 /// A channel to the server on the unix socket `path`. It connects with the first call, and again after a broken connection.
 pub fn connect(path: impl AsRef<Path>) -> Channel {
     let path = path.as_ref().to_path_buf();
@@ -23,6 +30,9 @@ pub fn connect(path: impl AsRef<Path>) -> Channel {
     // The URI is never resolved: the connector below decides where a connection goes.
     let http2 = Endpoint::from_static("http://localhost")
         .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(MAX_HEADERS)
         .connect_with_connector_lazy(tower::service_fn(move |_: Uri| dial(path.clone())));
     Channel::new(Socket { http2, name })
 }
@@ -46,6 +56,10 @@ impl Carrier for Socket {
                 let mut reason = error.to_string();
                 let mut source = error.source();
                 while let Some(cause) = source {
+                    // tonic keeps deadlines too, and may be the first to see one pass.
+                    if cause.is::<tonic::TimeoutExpired>() {
+                        return Status::deadline_exceeded(format!("no answer in time from the plugin on {name}"));
+                    }
                     reason = cause.to_string();
                     source = cause.source();
                 }

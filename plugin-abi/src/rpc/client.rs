@@ -44,9 +44,7 @@ impl Remote {
         method: &str,
         request: impl prost::Message + 'static,
     ) -> Result<BoxStream<R>> {
-        let request: Outgoing = Box::new(request);
-        let request = futures_util::stream::once(std::future::ready(request));
-        Ok(messages(self.duplex(ctx, method, request.boxed()).await?))
+        Ok(messages(self.ask(ctx, method, Box::new(request)).await?))
     }
 
     /// A call that streams both ways. Returns when the far side has begun to answer.
@@ -70,9 +68,22 @@ impl Remote {
         }
     }
 
-    async fn one(&self, ctx: &Ctx, method: &str, request: Outgoing) -> Result<Bytes> {
+    /// A call with one message.
+    async fn ask(&self, ctx: &Ctx, method: &str, request: Outgoing) -> Result<Streaming<Bytes>> {
+        // Sent all the same, it would only be a call that breaks off.
+        if request.length() > MAX_MESSAGE {
+            return Err(Error::resource_exhausted(format!(
+                "the message to {}/{method} has {} bytes, {MAX_MESSAGE} is the limit",
+                self.service,
+                request.length()
+            )));
+        }
         let request = futures_util::stream::once(std::future::ready(request));
-        let mut answers = self.duplex(ctx, method, request.boxed()).await?;
+        self.duplex(ctx, method, request.boxed()).await
+    }
+
+    async fn one(&self, ctx: &Ctx, method: &str, request: Outgoing) -> Result<Bytes> {
+        let mut answers = self.ask(ctx, method, request).await?;
         let answer = answers.message().await.map_err(|status| error(&status))?;
         // Even after its answer a call may say that it failed.
         answers.trailers().await.map_err(|status| error(&status))?;

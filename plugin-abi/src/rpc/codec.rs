@@ -2,8 +2,11 @@
 //! of a call is in a library once and not once a message.
 
 use bytes::{Buf, Bytes};
-use tonic::Status;
+use http_body_util::BodyExt;
+use tonic::body::Body;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use tonic::{Code, Status};
 
 use crate::{Error, Result};
 
@@ -18,10 +21,15 @@ const GATHER: usize = 32 << 10;
 pub(super) type Outgoing = Box<dyn Encode>;
 
 pub(super) trait Encode: Send + Sync {
+    fn length(&self) -> usize;
     fn encode_into(&self, buffer: &mut EncodeBuf<'_>);
 }
 
 impl<M: prost::Message> Encode for M {
+    fn length(&self) -> usize {
+        self.encoded_len()
+    }
+
     fn encode_into(&self, buffer: &mut EncodeBuf<'_>) {
         buffer.reserve(self.encoded_len());
         self.encode_raw(buffer);
@@ -78,13 +86,24 @@ impl Decoder for Raw {
     }
 }
 
+/// How a cancelled request says so where tonic must not see it: for tonic a cancelled request is one that has ended well, and half of
+/// what a client meant to send would pass for all of it.
+const CANCELLED: &str = "the caller has given up the call";
+
+/// The body of a request, whose cancellation is an error.
+pub(super) fn request_body(body: Body) -> Body {
+    Body::new(body.map_err(|status| match status.code() {
+        Code::Cancelled => Status::aborted(CANCELLED),
+        _ => status,
+    }))
+}
+
 /// A status as an error. What is too large has gRPC's code for it, which tonic does not use.
 pub(super) fn error(status: &Status) -> Error {
-    let too_large = status.code() == tonic::Code::OutOfRange && status.message().contains("message length too large");
-    let code = if too_large {
-        tonic::Code::ResourceExhausted
-    } else {
-        status.code()
+    let code = match status.code() {
+        Code::OutOfRange if status.message().contains("message length too large") => Code::ResourceExhausted,
+        Code::Aborted if status.message() == CANCELLED => Code::Cancelled,
+        code => code,
     };
     Error::new(code, status.message())
 }

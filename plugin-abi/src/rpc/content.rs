@@ -88,7 +88,7 @@ async fn answer(store: Arc<dyn ContentStore>, mut call: Call) -> Result<Answer> 
             let status = store
                 .status(&call.ctx, &r#ref)
                 .await
-                .map_err(|error| error.context(format_args!("could not get status for ref {:?}", r#ref)))?;
+                .map_err(|error| error.context(format_args!("could not get status for ref {ref:?}")))?;
             Answer::one(pb::StatusResponse {
                 status: Some(status.into()),
             })

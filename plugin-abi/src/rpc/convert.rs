@@ -115,6 +115,7 @@ pub(super) fn signed(size: u64) -> i64 {
 }
 
 /// A time on the wire.
+#[expect(clippy::unnecessary_wraps, reason = "every field of a message is optional")]
 pub(super) fn stamp(time: SystemTime) -> Option<Timestamp> {
     Some(time.into())
 }
@@ -127,6 +128,7 @@ pub(super) fn time(stamp: Option<Timestamp>) -> SystemTime {
 }
 
 /// A time that may be missing, on the wire as containerd sends it.
+#[expect(clippy::unnecessary_wraps, reason = "every field of a message is optional")]
 pub(super) fn stamp_or_never(time: Option<SystemTime>) -> Option<Timestamp> {
     Some(time.map_or(
         Timestamp {

@@ -312,8 +312,9 @@ impl IngestWriter for Far {
         let answer = self.call(request).await;
         self.requests = None;
         answer?;
-        self.digest
-            .clone()
-            .ok_or_else(|| malformed(Error::data_loss("a commit without a digest")))
+        // To its end, so that the call is one that ended well and not one that was cancelled.
+        let digest = self.digest.clone();
+        while self.answers.next().await.is_some() {}
+        digest.ok_or_else(|| malformed(Error::data_loss("a commit without a digest")))
     }
 }

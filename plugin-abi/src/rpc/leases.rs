@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use containerd_client::services::v1 as pb;
 
-use super::client::Remote;
+use super::client::{Remote, malformed};
 use super::convert::{all, ordered, required, stamp, time, unordered};
 use super::server::{Answer, Call, service};
 use crate::channel::Channel;
@@ -79,7 +79,7 @@ impl Leases for Far {
             labels: unordered(labels),
         };
         let answer: pb::CreateResponse = self.0.unary(ctx, "Create", request).await?;
-        Ok(required(answer.lease, "the lease")?.into())
+        Ok(required(answer.lease, "the lease").map_err(malformed)?.into())
     }
 
     async fn delete(&self, ctx: &Ctx, id: &str, sync: bool) -> Result<()> {

@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tonic::{Status, Streaming};
 use tower::Service;
 
-use super::codec::{MAX_MESSAGE, Outgoing, Raw, decode, error};
+use super::codec::{MAX_MESSAGE, Outgoing, Raw, decode, error, request_body};
 use super::convert;
 use crate::contract::{BoxStream, Ctx};
 use crate::{Error, Result, Services};
@@ -57,7 +57,7 @@ impl Service<http::Request<Body>> for Server {
             let mut grpc = tonic::server::Grpc::new(Raw)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE);
-            Ok(grpc.streaming(handler, request).await)
+            Ok(grpc.streaming(handler, request.map(request_body)).await)
         })
     }
 }
@@ -149,6 +149,7 @@ pub(super) enum Answer {
 // === impl Answer ===
 
 impl Answer {
+    #[expect(clippy::unnecessary_wraps, reason = "the last word of a method that may fail")]
     pub(super) fn one(message: impl prost::Message + 'static) -> Result<Self> {
         Ok(Self::One(Some(Box::new(message))))
     }
@@ -158,6 +159,7 @@ impl Answer {
         Self::one(())
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the last word of a method that may fail")]
     pub(super) fn many<M: prost::Message + 'static>(
         messages: impl Stream<Item = Result<M>> + Send + 'static,
     ) -> Result<Self> {
