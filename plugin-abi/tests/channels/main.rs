@@ -8,6 +8,7 @@ mod content;
 mod library;
 mod probe;
 mod round_trip;
+mod store;
 mod streams;
 mod values;
 mod ways;
