@@ -52,7 +52,12 @@ pub async fn run(
     // Everything that can be wrong on our side is found out before there is a task.
     let rootfs = rootfs_mounts(client, container).await?;
     let options = task_options(container, spec, no_pivot)?;
-    let console = if terminal { Some(RawConsole::take()?) } else { None };
+    // A detached task's terminal is not ours: `tasks attach` connects one later.
+    let console = if terminal && !flags.detach {
+        Some(RawConsole::take()?)
+    } else {
+        None
+    };
     let streams = if flags.null_io {
         Streams::null()
     } else if let (false, Some(uri)) = (terminal, flags.log_uri.as_deref().filter(|uri| !uri.is_empty())) {

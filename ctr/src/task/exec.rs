@@ -67,7 +67,11 @@ pub async fn exec(client: &Client, args: &ExecArgs) -> Result<u32> {
     };
     super::state(client, id, "").await?;
 
-    let console = if args.tty { Some(RawConsole::take()?) } else { None };
+    let console = if args.tty && !args.detach {
+        Some(RawConsole::take()?)
+    } else {
+        None
+    };
     let streams = match &args.log_uri {
         Some(uri) => Streams::log(uri),
         None => Streams::make(args.fifo_dir.as_deref(), &args.exec_id, args.tty)?,

@@ -201,11 +201,13 @@ impl Process {
     async fn fit(&self, console: &RawConsole) {
         match console.size() {
             Ok(size) => {
+                // Mostly because the process has just ended, which is about to be told anyway.
                 if let Err(status) = self.resize(size).await {
-                    // In raw mode a new line needs its carriage return.
-                    eprint!("ctr: cannot resize the task's terminal: {}\r\n", status.message());
+                    self.client
+                        .debug(|| format!("cannot resize the task's terminal: {}\r", status.message()));
                 }
             }
+            // In raw mode a new line needs its carriage return.
             Err(error) => eprint!("ctr: {error:#}\r\n"),
         }
     }
