@@ -108,7 +108,7 @@ pub struct ProcessInfo {
 pub struct Exit {
     /// The process, as in [`Process::id`].
     pub id: String,
-    /// Its pid.
+    /// Its pid; 0 where `wait` crossed a channel, because containerd's answer to it has none.
     pub pid: u32,
     /// 0–255; 128 + signal when a signal ended it; 255 with pid 0 when nobody knows.
     pub status: u32,

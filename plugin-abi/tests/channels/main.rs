@@ -6,6 +6,7 @@
 mod calls;
 mod content;
 mod library;
+mod peer;
 mod probe;
 mod round_trip;
 mod store;
