@@ -1,5 +1,6 @@
 //! The calling half against containerd itself: what we take for its API is its API. Needs root, as containerd does.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::SystemTime;
@@ -233,7 +234,7 @@ async fn containers(peer: &Peer, ctx: &Ctx) {
         snapshot_key: String::new(),
         created: SystemTime::UNIX_EPOCH,
         updated: SystemTime::UNIX_EPOCH,
-        extensions: Default::default(),
+        extensions: BTreeMap::default(),
         sandbox: String::new(),
     };
     let made = containers.create(ctx, container.clone()).await.expect("made");
