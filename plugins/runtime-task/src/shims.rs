@@ -4,7 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use orlop_plugin::contract::{Any, Container, CreateTask, Ctx, Exit, Namespace, ProcessState, validate_identifier};
+use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
+use orlop_plugin::contract::{
+    Any, Code, Container, CreateTask, Ctx, Exit, Namespace, ProcessState, validate_identifier,
+};
 use orlop_plugin::{Error, Host, Result, blocking};
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
@@ -109,9 +113,15 @@ impl Shims {
                 (restore, _) => restore.unwrap_or_default(),
             };
             Ok(task.create(request, options, restore, ctx.deadline).await?)
-        };
-        let created = unless_gone(&mut gone, ctx.deadline, create).await;
-        if created.is_err() {
+        }
+        .fuse();
+        let mut create = std::pin::pin!(create);
+        let created = unless_gone(&mut gone, ctx.deadline, create.as_mut()).await;
+        if let Err(error) = &created {
+            if matches!(error.code, Code::Cancelled | Code::DeadlineExceeded) && !create.is_terminated() {
+                // A shim works on several calls at once: it could delete before it has created, and keep the container.
+                let _ = within(self.timeouts.cleanup, "the shim's create", create).await;
+            }
             self.discard(&task).await;
         }
         created.map_err(|error: Error| error.context(format!("create task {}", container.id)))

@@ -3,7 +3,7 @@
 mod node;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_client::events::TaskExit;
 use node::{Node, PATIENCE, process};
@@ -144,6 +144,19 @@ async fn a_running_task_takes_commands() {
         137
     );
 
+    let impatient = ctx.clone().with_deadline(Instant::now() + Duration::from_millis(20));
+    refused(tasks.wait(&impatient, "box", "").await, Code::DeadlineExceeded);
+    if std::process::Command::new("criu").arg("--version").output().is_err() {
+        // Without CRIU runc says so; the directory that was made for the checkpoint is gone again.
+        let error = tasks.checkpoint(ctx, "box", "", None).await.expect_err("no CRIU");
+        assert!(error.message.contains("criu"), "{error}");
+        let left = std::fs::read_dir(node.work("box")).expect("listed").flatten();
+        assert!(
+            left.into_iter()
+                .all(|entry| !entry.file_name().to_string_lossy().starts_with("checkpoint-"))
+        );
+    }
+
     tasks.pause(ctx, "box").await.expect("paused");
     assert_eq!(node.state("box").await, Ok(ProcessState::Paused));
     tasks.resume(ctx, "box").await.expect("resumed");
@@ -197,7 +210,30 @@ async fn what_is_written_to_stdin_reaches_the_process() {
     tasks.close_io(ctx, "box", "", true).await.expect("closed");
     assert_eq!(patiently(tasks.wait(ctx, "box", "")).await.expect("waited").status, 0);
     assert_eq!(patiently(output).await.expect("read"), "ping\n");
+    tasks.delete(ctx, "box", "").await.expect("deleted");
+}
+
+#[tokio::test]
+async fn a_terminal_can_be_resized() {
+    let node = Node::start().await;
+    let (tasks, ctx) = (node.tasks(), &node.ctx);
+    let mut sh = process(&["/bin/sh", "-c", "read go; stty size"]);
+    sh["terminal"] = json!(true);
+    node.container_of("box", &sh, &json!({})).await;
+    let (mut stdio, output) = node.output("out");
+    (stdio.stdin, stdio.stderr, stdio.terminal) = (node.fifo("in"), String::new(), true);
+    let mut request = node.request("box");
+    request.stdio = stdio.clone();
+    tasks.create(ctx, request).await.expect("created");
+    tasks.start(ctx, "box", "").await.expect("started");
+    tasks.resize_pty(ctx, "box", "", 133, 42).await.expect("resized");
     refused(tasks.resize_pty(ctx, "other", "", 80, 25).await, Code::NotFound);
+    patiently(tokio::fs::write(&stdio.stdin, "go\n"))
+        .await
+        .expect("written");
+    assert_eq!(patiently(tasks.wait(ctx, "box", "")).await.expect("waited").status, 0);
+    let output = patiently(output).await.expect("read");
+    assert!(output.contains("42 133"), "{output:?}");
     tasks.delete(ctx, "box", "").await.expect("deleted");
 }
 
@@ -215,12 +251,7 @@ async fn tasks_survive_a_restart_of_the_daemon() {
     // While no daemon runs, one container ends and one loses its shim.
     let kill = |pid: i32| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     kill(ends as i32).expect("killed");
-    for shim in &shims_before {
-        let command = std::fs::read_to_string(format!("/proc/{shim}/cmdline")).expect("read");
-        if command.contains("dies") {
-            kill(*shim).expect("killed");
-        }
-    }
+    kill(node.shim_of("dies").as_raw()).expect("killed");
     assert_eq!(shims_before.len(), 3, "shims do not end with the daemon");
     node.boot().await;
 
@@ -239,6 +270,36 @@ async fn tasks_survive_a_restart_of_the_daemon() {
         assert_eq!(tasks.delete(ctx, id, "").await.expect("deleted").status, 137);
     }
     node.no_shims().await;
+}
+
+#[tokio::test]
+async fn a_shim_that_hangs_delays_nobody_but_its_own_task() {
+    let mut node = Node::start().await;
+    for id in ["well", "hung"] {
+        node.container(id, "exec sleep 1000").await;
+        node.run(id).await;
+    }
+    node.halt().await;
+    let hung = node.shim_of("hung");
+    nix::sys::signal::kill(hung, nix::sys::signal::Signal::SIGSTOP).expect("stopped");
+    node.timeouts
+        .insert("io.containerd.timeout.shim.load".into(), "30s".into());
+    node.boot().await;
+    assert_eq!(
+        node.state("well").await,
+        Ok(ProcessState::Running),
+        "while the other is still asked"
+    );
+    node.halt().await;
+
+    node.timeouts
+        .insert("io.containerd.timeout.shim.load".into(), "100ms".into());
+    node.boot().await;
+    assert_eq!(node.state("hung").await, Err(Code::NotFound));
+    assert!(!node.bundle("hung").exists());
+    let topics = node.event("/tasks/delete").await;
+    assert!(topics.contains(&"/tasks/exit".to_owned()), "{topics:?}");
+    assert_eq!(node.state("well").await, Ok(ProcessState::Running));
 }
 
 #[tokio::test]
@@ -439,7 +500,7 @@ async fn many_tasks_at_once_and_all_back_after_a_restart() {
     }
     futures_util::future::join_all(ids.iter().map(|id| node.run(id))).await;
     node.halt().await;
-    let before = std::time::Instant::now();
+    let before = Instant::now();
     node.boot().await;
     let listed = node.tasks().list(&node.ctx).await.expect("listed");
     eprintln!("{TASKS} tasks answered {:?} after the start", before.elapsed());

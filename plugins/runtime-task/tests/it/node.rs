@@ -16,7 +16,7 @@ use orlop_plugin::contract::{
 };
 use orlop_plugin::{Error, Host, HostApi, HostPlugin, InitContext, Instance, Result};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::sync::oneshot;
 use ttrpc::r#async::TtrpcContext;
 
 /// Nothing here takes longer than this, however busy the machine.
@@ -122,6 +122,8 @@ pub struct Node {
     pub records: Arc<Records>,
     dir: tempfile::TempDir,
     instance: Option<Instance>,
+    /// `[timeouts]` of the next start.
+    pub timeouts: BTreeMap<String, String>,
     _events: ttrpc::asynchronous::Server,
 }
 
@@ -145,7 +147,7 @@ impl Node {
             std::fs::create_dir_all(rootfs.join(sub)).expect("made");
         }
         std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox-static is installed");
-        for applet in ["sh", "sleep", "cat", "echo"] {
+        for applet in ["sh", "sleep", "cat", "echo", "stty"] {
             symlink("busybox", rootfs.join("bin").join(applet)).expect("linked");
         }
         let records = Arc::new(Records::default());
@@ -160,6 +162,7 @@ impl Node {
             records,
             dir,
             instance: None,
+            timeouts: BTreeMap::default(),
             _events: events,
         };
         node.boot().await;
@@ -176,7 +179,7 @@ impl Node {
             config: registration.config.clone(),
             address: self.dir.path().join("d.sock").display().to_string(),
             ttrpc_address: self.dir.path().join("d.ttrpc").display().to_string(),
-            timeouts: BTreeMap::default(),
+            timeouts: self.timeouts.clone(),
             host: Host::new(Arc::new(Api(self.records.clone()))),
         };
         self.instance = Some(registration.init(context).await.expect("started"));
@@ -205,14 +208,21 @@ impl Node {
     }
 
     pub async fn container_with(&self, id: &str, args: &[&str], annotations: serde_json::Value) {
+        self.container_of(id, &process(args), &annotations).await;
+    }
+
+    /// Records a container that runs an OCI process.
+    pub async fn container_of(&self, id: &str, process: &serde_json::Value, annotations: &serde_json::Value) {
         let spec = json!({
             "ociVersion": "1.0.2",
-            "process": process(args),
+            "process": process,
             "root": {"path": "rootfs"},
             "annotations": annotations,
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
+                {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                 "options": ["newinstance", "ptmxmode=0666", "mode=0620"]},
             ],
             "linux": {
                 "cgroupsPath": format!("/{}/{id}", self.namespace),
@@ -281,15 +291,13 @@ impl Node {
     }
 
     /// A fifo for output, and all that will be written to it.
-    pub fn output(&self, name: &str) -> (Stdio, tokio::task::JoinHandle<String>) {
+    pub fn output(&self, name: &str) -> (Stdio, oneshot::Receiver<String>) {
         let stdout = self.fifo(name);
-        let path = stdout.clone();
-        let reader = tokio::spawn(async move {
-            // Blocks until the shim opens the other end, then until it closes it.
-            let mut text = String::new();
-            let mut file = tokio::fs::File::open(path).await.expect("opened");
-            file.read_to_string(&mut text).await.expect("read");
-            text
+        let (sender, output) = oneshot::channel();
+        // A thread of its own: should the shim never open its end, a failed test must not wait for it.
+        std::thread::spawn({
+            let path = stdout.clone();
+            move || sender.send(std::fs::read_to_string(path).expect("read"))
         });
         let stdio = Stdio {
             stdout,
@@ -297,7 +305,7 @@ impl Node {
             stderr: "/dev/null".into(),
             ..Stdio::default()
         };
-        (stdio, reader)
+        (stdio, output)
     }
 
     /// Waits until an event of `topic` was published, and returns the topics so far.
@@ -349,6 +357,15 @@ impl Node {
             (is_shim && args.any(|arg| arg == self.namespace.as_bytes())).then_some(pid)
         });
         pids.collect()
+    }
+
+    /// The pid of the shim that was started for a container.
+    pub fn shim_of(&self, id: &str) -> nix::unistd::Pid {
+        let of = |pid: &i32| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.split(|byte| *byte == 0).any(|arg| arg == id.as_bytes())
+        };
+        nix::unistd::Pid::from_raw(self.shims().into_iter().find(of).expect("it has a shim"))
     }
 
     /// Returns once this node has no shim any more.
