@@ -47,23 +47,38 @@ impl Shims {
         validate_identifier(&request.container_id)?;
         let container = self.host.containers()?.get(ctx, &request.container_id).await?;
         let reservation = self.table.reserve(namespace.as_str(), &request.container_id).await?;
-        // In a task of its own, because the cleaning up must happen also when the caller is gone: then `_caller` is dropped.
-        let (_caller, gone) = oneshot::channel();
+        // In a task of its own, because the cleaning up must happen also when the caller is gone: then `caller` is dropped unused.
+        let (caller, mut gone) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         let (shims, ctx) = (self.clone(), ctx.clone());
-        joined(tokio::spawn(async move {
-            shims.create_reserved(&ctx, container, request, reservation, gone).await
-        }))
-        .await
+        tokio::spawn(async move {
+            let created = shims
+                .create_reserved(&ctx, container, request, reservation, &mut gone)
+                .await;
+            let task = created.as_ref().ok().map(|(task, _)| task.clone());
+            let sent = answer.send(created.map(|(_, pid)| pid)).is_ok();
+            if let Some(task) = task
+                && !(sent && gone.await.is_ok())
+            {
+                shims.discard(&task).await;
+            }
+        });
+        let created = answered
+            .await
+            .unwrap_or_else(|_| Err(Error::internal("the work on the task ended early")));
+        // It may have gone already: then it failed, and knows.
+        let _ = caller.send(());
+        created
     }
 
     async fn create_reserved(
-        self: Arc<Self>,
+        self: &Arc<Self>,
         ctx: &Ctx,
         container: Container,
         request: CreateTask,
         reservation: Reservation,
-        mut gone: oneshot::Receiver<()>,
-    ) -> Result<u32> {
+        gone: &mut oneshot::Receiver<()>,
+    ) -> Result<(Arc<Task>, u32)> {
         let options = request
             .options
             .clone()
@@ -87,7 +102,7 @@ impl Shims {
         let (bundle, binary, log) = self.prepare(ctx.namespace()?, &container, runtime.clone()).await?;
 
         let launch = self.launch(&bundle, binary, options.as_ref(), sandbox.as_deref());
-        let (bootstrap, binary, connection) = match unless_gone(&mut gone, ctx.deadline, launch).await {
+        let (bootstrap, binary, connection) = match unless_gone(gone, ctx.deadline, launch).await {
             Ok(launched) => launched,
             Err(error) => {
                 // The log stays open meanwhile: a shim waits for its reader before it listens to anyone.
@@ -116,7 +131,7 @@ impl Shims {
         }
         .fuse();
         let mut create = std::pin::pin!(create);
-        let created = unless_gone(&mut gone, ctx.deadline, create.as_mut()).await;
+        let created = unless_gone(gone, ctx.deadline, create.as_mut()).await;
         if let Err(error) = &created {
             if matches!(error.code, Code::Cancelled | Code::DeadlineExceeded) && !create.is_terminated() {
                 // A shim works on several calls at once: it could delete before it has created, and keep the container.
@@ -124,7 +139,10 @@ impl Shims {
             }
             self.discard(&task).await;
         }
-        created.map_err(|error: Error| error.context(format!("create task {}", container.id)))
+        match created {
+            Ok(pid) => Ok((task.clone(), pid)),
+            Err(error) => Err(error.context(format!("create task {}", container.id))),
+        }
     }
 
     async fn prepare(
