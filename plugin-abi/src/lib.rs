@@ -20,6 +20,8 @@ pub mod rpc;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod services;
+#[cfg(feature = "snapshots")]
+pub mod snapshots;
 
 pub use contract::{Contracts, Ctx, Error, Result};
 pub use registration::{Host, HostApi, HostPlugin, InitContext, InitError, Instance, PluginUri, Registration, kind};

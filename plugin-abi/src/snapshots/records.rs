@@ -1,0 +1,199 @@
+//! The records of one snapshotter.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use redb::ReadableTable;
+
+use super::operations::{self, existing, named};
+use super::record::{Record, chosen, nanoseconds, time, without_empty};
+use super::store::{FIRST_ID, NEXT_ID, Store};
+use crate::contract::{Labels, SnapshotInfo, SnapshotKind, Usage};
+use crate::filter::Filters;
+use crate::{Error, Result};
+
+/// The database's name under a snapshotter's root.
+const FILE: &str = "metadata.redb";
+
+/// A snapshot with what it stands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its number: the name of its directory, never given out twice.
+    pub id: u64,
+    /// What is known of it.
+    pub info: SnapshotInfo,
+    /// The ids of what it stands on, nearest first.
+    pub parents: Vec<u64>,
+}
+
+/// A snapshot as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its number.
+    pub id: u64,
+    /// What is known of it.
+    pub info: SnapshotInfo,
+    /// What it takes on disk; zero before it is committed.
+    pub usage: Usage,
+}
+
+/// The records of one snapshotter, in a database under its root.
+///
+/// Reads see what is committed, wait for nobody and touch a handful of cached pages. Writes block until they are durable: call them
+/// inside [`crate::blocking`]. Those that come together share one commit.
+pub struct Records {
+    store: Store,
+    next_id: AtomicU64,
+    first_id: u64,
+}
+
+// === impl Records ===
+
+impl Records {
+    /// Opens `ROOT/metadata.redb`, or makes it. Blocks.
+    ///
+    /// Ids of a new database begin above every numbered directory in `ROOT/snapshots`: whoever kept snapshots there before (containerd,
+    /// say, on the same root) keeps them.
+    pub fn open(root: &Path) -> Result<Self> {
+        let store = Store::open(&root.join(FILE), || Ok(highest_number(&root.join("snapshots"))? + 1))?;
+        let fact = |name| Ok::<u64, Error>(store.fact(name)?.unwrap_or(1));
+        Ok(Self {
+            next_id: AtomicU64::new(fact(NEXT_ID)?),
+            first_id: fact(FIRST_ID)?,
+            store,
+        })
+    }
+
+    /// Lets go of the database, so that another instance can open it. Everything afterwards is `Unavailable`.
+    pub fn close(&self) {
+        self.store.close();
+    }
+
+    /// A number that no snapshot has had.
+    pub fn fresh_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The first number that was given out here.
+    pub fn first_id(&self) -> u64 {
+        self.first_id
+    }
+
+    /// What is recorded of `key`.
+    pub fn get(&self, key: &str) -> Result<Stored> {
+        self.store.read(|table| Ok(existing(table, key)?.stored(key)))
+    }
+
+    /// `key` with its parents, for its mounts. `FailedPrecondition` when it is committed.
+    pub fn mountable(&self, key: &str) -> Result<Snapshot> {
+        self.store.read(|table| {
+            let stored = existing(table, key)?.stored(key);
+            operations::mountable(stored.info.kind, key)?;
+            let parents = operations::parents(table, &stored.info.parent)?;
+            Ok(Snapshot {
+                id: stored.id,
+                info: stored.info,
+                parents,
+            })
+        })
+    }
+
+    /// What a new snapshot will be, with a fresh id. Nothing is recorded before [`Records::insert`].
+    ///
+    /// `AlreadyExists` for a key that is taken, `NotFound` or `InvalidArgument` for a parent that is not there or not committed.
+    pub fn plan(&self, kind: SnapshotKind, key: &str, parent: &str, labels: Labels) -> Result<Snapshot> {
+        named("key", key)?;
+        if kind == SnapshotKind::Committed {
+            return Err(Error::invalid_argument(
+                "a snapshot is made active or a view, and committed later",
+            ));
+        }
+        let parents = self.store.read(|table| {
+            let parents = operations::parents(table, parent)?;
+            operations::free(table, key)?;
+            Ok(parents)
+        })?;
+        // Recorded times have nanoseconds, whatever the clock has.
+        let now = time(nanoseconds(SystemTime::now()));
+        Ok(Snapshot {
+            id: self.fresh_id(),
+            info: SnapshotInfo {
+                kind,
+                name: key.to_owned(),
+                parent: parent.to_owned(),
+                labels: without_empty(labels),
+                created: now,
+                updated: now,
+            },
+            parents,
+        })
+    }
+
+    /// Records a planned snapshot. The entries of the directories in `made` are durable before the record is. Blocks.
+    ///
+    /// Fails like [`Records::plan`], and with `Aborted` when its parent was replaced in between.
+    pub fn insert(&self, snapshot: &Snapshot, made: Vec<PathBuf>) -> Result<()> {
+        let snapshot = snapshot.clone();
+        self.store
+            .write(made, move |tables| operations::insert(tables, &snapshot))
+    }
+
+    /// Turns the active `key` into the committed `name`, with these labels only. Blocks.
+    pub fn commit(&self, name: &str, key: &str, labels: Labels, usage: Usage) -> Result<Stored> {
+        named("name", name)?;
+        let (name, key) = (name.to_owned(), key.to_owned());
+        self.store.write(Vec::new(), move |tables| {
+            operations::commit(tables, &name, &key, labels, usage)
+        })
+    }
+
+    /// Forgets `key`, and says what it was. `FailedPrecondition` while another one stands on it. Blocks.
+    pub fn remove(&self, key: &str) -> Result<Stored> {
+        let key = key.to_owned();
+        self.store
+            .write(Vec::new(), move |tables| operations::remove(tables, &key))
+    }
+
+    /// Changes the labels that `fields` name (`labels.KEY`), or all (`labels`, or no fields). Blocks.
+    pub fn update(&self, info: SnapshotInfo, fields: &[String]) -> Result<Stored> {
+        let fields = fields.to_owned();
+        self.store
+            .write(Vec::new(), move |tables| operations::update(tables, &info, &fields))
+    }
+
+    /// Everything that any of `filters` chooses, in the order of the names. Reads every record: call it inside [`crate::blocking`].
+    pub fn list(&self, filters: &[String]) -> Result<Vec<Stored>> {
+        let filters = Filters::parse(filters)?;
+        self.store.read(|table| {
+            let mut list = Vec::new();
+            for entry in table.iter()? {
+                let (name, bytes) = entry?;
+                let stored = Record::decode_from(name.value(), bytes.value())?.stored(name.value());
+                if chosen(&filters, &stored.info) {
+                    list.push(stored);
+                }
+            }
+            Ok(list)
+        })
+    }
+
+    /// The ids of all snapshots. Reads every record.
+    pub fn ids(&self) -> Result<BTreeSet<u64>> {
+        Ok(self.list(&[])?.into_iter().map(|stored| stored.id).collect())
+    }
+}
+
+/// The highest number that names an entry of a directory; zero when none does.
+fn highest_number(directory: &Path) -> Result<u64> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(Error::io(format!("list {}", directory.display()), &error)),
+    };
+    let numbers = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok())
+        .max();
+    Ok(numbers.unwrap_or(0))
+}
