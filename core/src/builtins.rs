@@ -7,6 +7,7 @@ pub fn registrations() -> Vec<Registration> {
     [
         orlop_content_local::registrations,
         orlop_metadata_bolt::registrations,
+        orlop_differ_walking::registrations,
         orlop_events::registrations,
         orlop_leases::registrations,
         orlop_services::registrations,
