@@ -11,7 +11,7 @@ use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::services::v1::{
     Container, CreateContainerRequest, CreateRequest, GetContainerRequest, container,
 };
-use tonic::transport::Channel;
+use orlop_plugin::channel::{Channel, socket};
 
 use crate::peer::{Peer, Place};
 
@@ -25,8 +25,10 @@ pub async fn cold_start(place: &Place, peer: Peer) -> anyhow::Result<Duration> {
     let begin = Instant::now();
     let daemon = place.spawn(peer)?;
     loop {
-        if let Ok(channel) = containerd_client::connect(&daemon.address).await
-            && VersionClient::new(channel).version(()).await.is_ok()
+        if VersionClient::new(socket::connect(&daemon.address))
+            .version(())
+            .await
+            .is_ok()
         {
             return Ok(begin.elapsed());
         }
@@ -46,7 +48,7 @@ fn within<T>(namespace: &str, message: T) -> anyhow::Result<tonic::Request<T>> {
 /// Calls of `what` a second with `clients` connections.
 pub async fn rate(place: &Place, peer: Peer, what: &'static str, clients: usize) -> anyhow::Result<f64> {
     let daemon = place.start(peer)?;
-    let channel = containerd_client::connect(&daemon.address).await?;
+    let channel = socket::connect(&daemon.address);
     if what == "Containers.Get" {
         call(&channel, &daemon.namespace, "Containers.Create", 0).await?;
     }
@@ -54,7 +56,7 @@ pub async fn rate(place: &Place, peer: Peer, what: &'static str, clients: usize)
     let begin = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..clients {
-        let channel = containerd_client::connect(&daemon.address).await?;
+        let channel = socket::connect(&daemon.address);
         let (count, namespace) = (count.clone(), daemon.namespace.clone());
         tasks.spawn(async move {
             while begin.elapsed() < WINDOW {

@@ -54,7 +54,7 @@ fn the_default_configuration_is_containerd_1_7s() {
     };
     let ((our_top, our_plugins), (their_top, their_plugins)) = (without_plugins(ours), without_plugins(theirs));
     assert_eq!(our_top, their_top);
-    assert!(our_plugins.len() >= 8, "{:?}", our_plugins.keys());
+    assert!(our_plugins.len() >= 8, "{our_plugins:?}");
     for (uri, table) in our_plugins {
         assert_eq!(
             Some(&table),
