@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 
 use crate::bootstrap::Bootstrap;
 use crate::bundle::Bundle;
-use crate::convert;
+use crate::{convert, shim_log};
 
 /// The most that is read of what a shim prints. It prints an address; whatever prints more is no shim.
 const OUTPUT_LIMIT: u64 = 64 * 1024;
@@ -102,14 +102,9 @@ pub async fn delete(daemon: &Daemon, binary: &Path, bundle: &Bundle) -> Result<E
     if !output.status.success() {
         return Err(output.failure(binary, "delete"));
     }
-    let warnings = String::from_utf8_lossy(&output.stderr);
-    if !warnings.trim().is_empty() {
-        tracing::warn!(
-            namespace = bundle.namespace,
-            id = bundle.id,
-            warnings = warnings.trim(),
-            "cleaned up after a shim"
-        );
+    // Log lines like those of its fifo, which it does not use here.
+    for line in output.stderr.split(|byte| *byte == b'\n') {
+        shim_log::emit(&bundle.namespace, &bundle.id, line);
     }
     let response = containerd_shim_protos::api::DeleteResponse::parse_from_bytes(&output.stdout).map_err(|error| {
         Error::unknown(format!(

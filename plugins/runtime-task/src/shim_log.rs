@@ -55,7 +55,8 @@ pub async fn drain(fifo: Receiver, namespace: String, id: String) {
     }
 }
 
-fn emit(namespace: &str, id: &str, line: &[u8]) {
+/// Logs one line of a shim.
+pub fn emit(namespace: &str, id: &str, line: &[u8]) {
     let line = String::from_utf8_lossy(line);
     let line = line.trim_end();
     if line.is_empty() {
