@@ -182,6 +182,27 @@ pub async fn serve(registrations: Vec<Registration>, options: Options, end: impl
     Ok(())
 }
 
+/// [`serve`] for a program that does nothing else: until it is sent SIGTERM or SIGINT. Blocks.
+pub fn serve_until_signal(registrations: Vec<Registration>, options: Options) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let starting = |error: std::io::Error| Error::io("start the plugin's runtime", &error);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(starting)?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(starting)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(starting)?;
+        let end = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        serve(registrations, options, end).await
+    })
+}
+
 struct Nobody;
 
 #[async_trait]

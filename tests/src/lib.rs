@@ -3,6 +3,9 @@
 //! Every daemon has directories, sockets and a namespace of its own, and takes all of it away when it is dropped: tasks, shims, mounts.
 //! What a test needs and does not find makes it fail with the reason; nothing passes silently.
 
+// A path in quotes is a string of TOML.
+#![allow(clippy::unnecessary_debug_formatting)]
+
 pub mod command;
 pub mod daemon;
 pub mod image;

@@ -22,7 +22,10 @@ pub fn socket_directory(socket: &Path) -> Result<()> {
         .map_err(|error| Error::io(format!("make the socket's directory {}", directory.display()), &error))
 }
 
-/// Gives a socket to `[grpc] uid` and `gid`.
+/// Whoever may write a socket commands the daemon: its owner and group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Gives a socket, and nobody else, to `[grpc] uid` and `gid`.
 pub fn own(socket: &Path, uid: i64, gid: i64) -> Result<()> {
     let id = |key: &str, id: i64| {
         u32::try_from(id).map_err(|_| {
@@ -30,6 +33,9 @@ pub fn own(socket: &Path, uid: i64, gid: i64) -> Result<()> {
         })
     };
     let (uid, gid) = (id("uid", uid)?, id("gid", gid)?);
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(SOCKET_MODE))
+        .map_err(|error| Error::io(format!("set the mode of {}", socket.display()), &error))?;
     std::os::unix::fs::chown(socket, Some(uid), Some(gid))
         .map_err(|error| Error::io(format!("give the socket {} to {uid}:{gid}", socket.display()), &error))
 }

@@ -58,10 +58,13 @@ impl From<redb::StorageError> for Refusal {
     }
 }
 
+/// What one caller does inside the shared transaction.
+type Work = dyn FnOnce(&mut Tables<'_>) -> Result<(), redb::Error> + Send;
+
 /// An operation that waits for its commit.
 struct Job {
     /// Runs it; the error is the database's.
-    run: Box<dyn FnOnce(&mut Tables<'_>) -> Result<(), redb::Error> + Send>,
+    run: Box<Work>,
     /// Takes its success back.
     fail: Box<dyn FnOnce(Error) + Send>,
     /// Directories whose entries must be durable before it is.

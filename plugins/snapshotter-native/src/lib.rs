@@ -10,6 +10,7 @@ mod copy;
 #[cfg(test)]
 mod tests;
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use orlop_plugin::contract::{Contracts, Mount, SnapshotKind};
@@ -54,18 +55,13 @@ struct Copies;
 impl Layers for Copies {
     fn make(&self, directories: &Directories, snapshot: &Snapshot) -> Result<()> {
         let own = directories.of(snapshot.id);
-        let failed = |error| Error::io(format!("make {}", own.display()), &error);
-        match snapshot.parents.first() {
-            Some(parent) => {
-                let parent = directories.of(*parent);
-                copy::tree(&parent, &own)
-                    .map_err(|error| Error::io(format!("copy {} to {}", parent.display(), own.display()), &error))
-            }
-            None => {
-                use std::os::unix::fs::PermissionsExt;
-                std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).map_err(failed)
-            }
-        }
+        let Some(parent) = snapshot.parents.first() else {
+            return std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755))
+                .map_err(|error| Error::io(format!("make {}", own.display()), &error));
+        };
+        let parent = directories.of(*parent);
+        copy::tree(&parent, &own)
+            .map_err(|error| Error::io(format!("copy {} to {}", parent.display(), own.display()), &error))
     }
 
     fn mounts(&self, directories: &Directories, snapshot: &Snapshot) -> Result<Vec<Mount>> {

@@ -105,7 +105,7 @@ async fn call(channel: &Channel, namespace: &str, what: &str, number: u64) -> an
         "Leases.Create" => {
             let request = CreateRequest {
                 id: format!("l{number}"),
-                labels: Default::default(),
+                ..CreateRequest::default()
             };
             LeasesClient::new(channel.clone())
                 .create(within(namespace, request)?)

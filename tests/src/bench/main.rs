@@ -3,6 +3,11 @@
 //! State lives on a tmpfs, so that the disk is not what is measured. Medians of several runs; only the ratios mean something on
 //! another day or machine.
 
+// A path in quotes is a string of TOML.
+#![allow(clippy::unnecessary_debug_formatting)]
+// The modules of a program; each says what it is for at its top.
+#![allow(missing_docs)]
+
 mod api;
 mod calls;
 mod images;

@@ -29,7 +29,7 @@ pub fn report(place: &Place, runtime: &tokio::runtime::Runtime) -> anyhow::Resul
             println!("{:<58} {threads:>14}", "threads of the idle daemon");
             for (name, pss) in mappings
                 .iter()
-                .filter(|(name, _)| name.ends_with(".so") && name.contains("orlop"))
+                .filter(|(name, _)| is_library(name) && name.contains("orlop"))
             {
                 println!(
                     "{:<58} {:>14.2} MiB PSS, {:.2} anonymous",
@@ -51,6 +51,12 @@ pub fn report(place: &Place, runtime: &tokio::runtime::Runtime) -> anyhow::Resul
     Ok(())
 }
 
+fn is_library(name: &str) -> bool {
+    std::path::Path::new(name)
+        .extension()
+        .is_some_and(|extension| extension == "so")
+}
+
 fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
@@ -69,7 +75,7 @@ fn mappings(pid: u32) -> anyhow::Result<BTreeMap<String, Pss>> {
                 let (start, last) = range.split_once('-').unwrap_or_default();
                 file = match words.get(5) {
                     Some(path) => path.rsplit('/').next().unwrap_or(path).to_owned(),
-                    None if start == end && file.ends_with(".so") => file,
+                    None if start == end && is_library(&file) => file,
                     None => "(anonymous)".to_owned(),
                 };
                 last.clone_into(&mut end);

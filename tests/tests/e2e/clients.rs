@@ -57,7 +57,8 @@ fn first_session(daemon: Daemon, ctr: Ctr) {
         "{images}"
     );
     assert!(ctr(&daemon, "images check").ok().contains("complete (2/2)"));
-    assert_eq!(ctr(&daemon, "content ls -q").ok().lines().count(), 3);
+    // The archive's index, a manifest, a configuration and a layer.
+    assert_eq!(ctr(&daemon, "content ls -q").ok().lines().count(), 4);
     let snapshots = ctr(&daemon, "snapshots ls").ok();
     assert!(row(&snapshots, "sha256:").contains("Committed"), "{snapshots}");
 
@@ -91,7 +92,7 @@ fn first_session(daemon: Daemon, ctr: Ctr) {
     eventually("the task stops", || {
         row(&ctr(&daemon, "tasks ls").ok(), "t2").contains("STOPPED")
     });
-    ctr(&daemon, "tasks rm t2").exits(137);
+    assert!(ctr(&daemon, "tasks rm t2").exits(0).stderr.contains("137"));
     assert_eq!(ctr(&daemon, "tasks ls -q").ok().trim(), "");
     assert!(ctr(&daemon, "containers info t2").ok().contains(BUSYBOX));
     ctr(&daemon, "containers rm t2").ok();

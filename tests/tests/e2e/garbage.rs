@@ -24,8 +24,10 @@ const LAYERS: &str = "root/io.containerd.snapshotter.v1.overlayfs/snapshots";
 fn an_image_takes_its_content_and_snapshots_with_it() {
     let daemon = Daemon::orlop().start();
     daemon.import_busybox();
-    assert_eq!((content(&daemon), snapshots(&daemon)), (3, 1));
-    assert_eq!((directories(&daemon, BLOBS), directories(&daemon, LAYERS)), (3, 1));
+    // The archive's index is held by nothing once its import is over.
+    let before = (content(&daemon), snapshots(&daemon));
+    assert!(matches!(before, (3 | 4, 1)), "{before:?}");
+    assert_eq!((directories(&daemon, BLOBS), directories(&daemon, LAYERS)), before);
     daemon.ctr(&format!("images rm --sync {BUSYBOX}")).ok();
     assert_eq!((content(&daemon), snapshots(&daemon)), (0, 0));
     eventually("the files are gone", || {

@@ -1,5 +1,7 @@
 //! End-to-end tests: real daemons, real clients, real runc. They run as root, in parallel, each with directories of its own.
 
+// A path in quotes is a string of TOML.
+#![allow(clippy::unnecessary_debug_formatting)]
 // A test that cannot unwrap has failed.
 #![allow(clippy::unwrap_used)]
 
