@@ -22,10 +22,15 @@ pub mod serve;
 pub mod services;
 #[cfg(feature = "snapshots")]
 pub mod snapshots;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use contract::{Contracts, Ctx, Error, Result};
 pub use registration::{Host, HostApi, HostPlugin, InitContext, InitError, Instance, PluginUri, Registration, kind};
 pub use services::Services;
+
+/// What the contracts and the configuration are made of, so that a plugin needs no dependency but this one.
+pub use {bytes, futures_util, tokio, toml, tracing};
 
 /// Runs `work`, which may block, on the blocking pool of this library's runtime (the daemon's, for a built-in).
 ///
