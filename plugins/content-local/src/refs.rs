@@ -105,6 +105,13 @@ impl Active {
         self.lock_status().clone()
     }
 
+    /// The same for others than its writer: nothing once it was aborted, though the writer may not have noticed.
+    pub(crate) fn shown(&self) -> Option<IngestStatus> {
+        // While the guard is held somebody works on the files: it is still there.
+        let aborted = self.aborted.try_lock().is_ok_and(|aborted| *aborted);
+        (!aborted).then(|| self.status())
+    }
+
     /// Replaces what is known of it.
     pub(crate) fn set(&self, status: IngestStatus) {
         *self.lock_status() = status;

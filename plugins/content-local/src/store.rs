@@ -203,7 +203,7 @@ impl ContentStore for LocalStore {
     async fn status(&self, _ctx: &Ctx, reference: &str) -> Result<IngestStatus> {
         let name = ingest_name(reference);
         if let Some(active) = self.refs.get(&name) {
-            return Ok(active.status());
+            return active.shown().ok_or_else(|| active.gone());
         }
         let directory = self.disk.layout.ingest(&name);
         let found = blocking(move || {
@@ -218,6 +218,8 @@ impl ContentStore for LocalStore {
         let filters = Filters::parse(filters)?;
         let store = self.clone();
         blocking(move || {
+            // First: one that its writer leaves meanwhile is on disk by then, and would be in neither the other way round.
+            let active = store.refs.all();
             let directory = store.disk.layout.ingests();
             let names = names(&directory).map_err(|error| failed("list", &directory, &error))?;
             let on_disk = names.into_iter().filter_map(|name| {
@@ -227,11 +229,9 @@ impl ContentStore for LocalStore {
             });
             let mut all: BTreeMap<_, _> = on_disk.collect();
             all.extend(
-                store
-                    .refs
-                    .all()
+                active
                     .into_iter()
-                    .map(|(name, active)| (name, active.status())),
+                    .filter_map(|(name, active)| Some((name, active.shown()?))),
             );
             let mut all: Vec<_> = all.into_values().collect();
             all.retain(|status| {
