@@ -1,60 +1,99 @@
-//! The overlayfs snapshotter (`io.containerd.snapshotter.v1.overlayfs`): a layer is a directory, a snapshot a stack of them.
+//! The overlayfs snapshotter: each snapshot is the upper directory of an overlay over its parents.
 //!
 //! ```text
-//!   ROOT/snapshots/ID/fs     the layer: upperdir of an active snapshot, one of the lowerdirs of what stands on a committed one
-//!   ROOT/snapshots/ID/work   workdir of an active snapshot
+//!   ROOT/metadata.redb          the records
+//!   ROOT/snapshots/ID/fs        what the snapshot adds to its parents: an upper directory, later a lower one
+//!   ROOT/snapshots/ID/work      overlayfs' own, while the snapshot is active
 //! ```
 //!
-//! `config` has the settings, `layers` what a snapshot is and how it is mounted, `probe` what the kernel can do here. Records and directories
-//! are the SDK's ([`orlop_plugin::snapshots`]).
+//! What is recorded, made and removed when is the SDK's business ([`orlop_plugin::snapshots`]); here is what makes it an overlay:
+//! the directories and mounts of a snapshot ([`overlay`]), the owners that user namespaces want ([`id_map`]), and whether the kernel
+//! and the file system can do it at all ([`probe`]).
 
-mod config;
-mod layers;
+mod id_map;
+mod overlay;
 mod probe;
 
-#[cfg(test)]
-mod tests;
-
-use orlop_plugin::contract::Contracts;
-use orlop_plugin::snapshots::{LayeredSnapshotter, Removal, plugin_root};
-use orlop_plugin::{InitContext, InitError, Instance, Registration, blocking, kind};
 use std::sync::Arc;
 
-use config::Config;
-use layers::Overlay;
+use orlop_plugin::snapshots::{LayeredSnapshotter, Removal, plugin_root};
+use orlop_plugin::{Contracts, InitContext, InitError, Instance, Registration, blocking, kind};
+use serde::{Deserialize, Serialize};
 
-/// What this library registers.
+use overlay::Overlay;
+use probe::Answer;
+
+/// `[plugins."io.containerd.snapshotter.v1.overlayfs"]`. The keys that containerd 1.7 does not have are understood and not printed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Config {
+    /// Where snapshots are kept, if not in the plugin's own directory.
+    root_path: String,
+    /// Whether each snapshot shows its upper directory as a label.
+    upperdir_label: bool,
+    /// Whether `remove` waits until the directory is gone.
+    #[serde(skip_serializing)]
+    sync_remove: bool,
+    /// Options of every overlay mount, in front of those that say what is mounted.
+    #[serde(skip_serializing)]
+    mount_options: Vec<String>,
+}
+
+/// What this library has to offer.
 pub fn registrations() -> Vec<Registration> {
     vec![
-        Registration::new(kind::SNAPSHOTTER, "overlayfs", init)
+        Registration::new(kind::SNAPSHOTTER, "overlayfs", start)
             .host_platform()
             .config(&Config::default()),
     ]
 }
 
-async fn init(context: InitContext) -> Result<Instance, InitError> {
+async fn start(context: InitContext) -> Result<Instance, InitError> {
     let config: Config = context.config()?;
     let root = plugin_root(&context, &config.root_path)?;
     let probed = root.clone();
-    let kernel = blocking(move || Ok(probe::probe(&probed)))
-        .await?
-        .map_err(|reason| InitError::Skip(format!("overlayfs does not work on {}: {reason}", root.display())))?;
+    let support = match blocking(move || probe::probe(&probed)).await? {
+        Answer::Supported(support) => support,
+        Answer::Unsupported(reason) => return Err(InitError::Skip(reason)),
+    };
     let removal = if config.sync_remove {
         Removal::AtOnce
     } else {
         Removal::AtCleanup
     };
-    let overlay = Overlay::new(&config, kernel);
-    let snapshotter = LayeredSnapshotter::open(&root, overlay, removal).await?;
-    let closed = snapshotter.clone();
-    let instance = Instance::new()
+    let layers = Overlay::new(support, config.upperdir_label, config.mount_options);
+    let snapshotter = LayeredSnapshotter::open(&root, layers, removal).await?;
+    let ended = snapshotter.clone();
+    Ok(Instance::new()
         .with_contracts(Contracts {
             snapshotter: Some(Arc::new(snapshotter)),
             ..Contracts::default()
         })
         .export("root", root.display())
-        .on_shutdown(move || async move { closed.close() });
-    Ok(instance)
+        .on_shutdown(move || async move { ended.close() }))
 }
 
 orlop_plugin::export_plugin!(registrations, "io.containerd.snapshotter.v1.overlayfs");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_print_as_containerd_1_7_prints_them() {
+        let registration = &registrations()[0];
+        let expected = "root_path = \"\"\nupperdir_label = false\n";
+        assert_eq!(registration.config.to_string(), expected);
+    }
+
+    #[test]
+    fn newer_keys_are_understood() {
+        let config: Config = toml_of("sync_remove = true\nmount_options = [\"volatile\"]\nslow_chown = false");
+        assert!(config.sync_remove);
+        assert_eq!(config.mount_options, ["volatile"]);
+    }
+
+    fn toml_of(text: &str) -> Config {
+        toml::from_str(text).expect("valid")
+    }
+}
