@@ -42,9 +42,12 @@ impl Layers for Acme {
 
 async fn init(context: InitContext) -> Result<Instance, InitError> {
     let snapshotter = LayeredSnapshotter::open(context.root()?, Acme, Removal::AtOnce).await?;
+    let ended = snapshotter.clone();
     Ok(Instance::new()
         .with_contracts(Contracts { snapshotter: Some(Arc::new(snapshotter)), ..Contracts::default() })
-        .export("root", context.root_path.display()))
+        .export("root", context.root_path.display())
+        // The next instance, after a reload, opens the same records.
+        .on_shutdown(move || async move { ended.close() }))
 }
 
 /// What the library registers: one plugin, `io.containerd.snapshotter.v1.acme`.
@@ -53,3 +56,12 @@ pub fn registrations() -> Vec<Registration> {
 }
 
 orlop_plugin::export_plugin!(registrations, "io.containerd.snapshotter.v1.acme");
+
+#[cfg(test)]
+mod tests {
+    /// Real mounts: run it as root.
+    #[test]
+    fn it_keeps_the_contract() {
+        orlop_plugin::testkit::plugin(&super::registrations()[0]);
+    }
+}
