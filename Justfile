@@ -22,4 +22,4 @@ dist:
     cargo build --profile dist
 # Figures beside Debian's containerd, in one run
 bench *args:
-    cargo build --release && cargo run --release -p orlop-tests --bin orlop-bench -- {{args}}
+    cargo build --release && target/release/orlop-bench {{args}}

@@ -70,7 +70,7 @@ fn mappings(pid: u32) -> anyhow::Result<BTreeMap<String, Pss>> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             ["Pss:", kib, _] => by_file.entry(file.clone()).or_default().all += kib.parse::<u64>()?,
-            ["Pss_Anon:", kib, _] => by_file.entry(file.clone()).or_default().anonymous += kib.parse::<u64>()?,
+            ["Anonymous:", kib, _] => by_file.entry(file.clone()).or_default().anonymous += kib.parse::<u64>()?,
             [range, permissions, ..] if permissions.len() == 4 && range.contains('-') && !range.ends_with(':') => {
                 let (start, last) = range.split_once('-').unwrap_or_default();
                 file = match words.get(5) {
