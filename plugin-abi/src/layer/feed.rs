@@ -151,3 +151,51 @@ impl Write for Outlet {
             .map_err(|_| io::Error::other(Error::cancelled("the receiver of the layer is gone")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::Code;
+
+    fn read(feed: &mut Feed) -> io::Result<String> {
+        let mut text = String::new();
+        feed.read_to_string(&mut text).map(|_| text)
+    }
+
+    #[test]
+    fn a_stream_is_read_to_its_end() {
+        let (feeder, mut feed) = feed();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            assert!(feeder.push(Bytes::from_static(b"hello ")).await);
+            assert!(feeder.push(Bytes::new()).await);
+            assert!(feeder.push(Bytes::from_static(b"world")).await);
+            feeder.end(None).await;
+        });
+        assert_eq!(read(&mut feed).expect("read"), "hello world");
+    }
+
+    #[test]
+    fn a_stream_that_ends_badly_is_not_taken_for_a_short_one() {
+        let (feeder, mut cut) = feed();
+        drop(feeder);
+        let said = read(&mut cut)
+            .expect_err("no end")
+            .downcast::<Error>()
+            .expect("our own");
+        assert_eq!(said.code, Code::Cancelled);
+
+        let (feeder, mut failed) = feed();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(feeder.end(Some(Error::data_loss("the blob is damaged"))));
+        let said = super::super::explain("read", read(&mut failed).expect_err("failed"));
+        assert_eq!(
+            (said.code, said.message.as_str()),
+            (Code::DataLoss, "read: the blob is damaged")
+        );
+    }
+}

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use orlop_plugin::contract::Code;
+use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
 use crate::support::{DIRECTORY, FILE, HARD_LINK, SYMLINK, archive, describe, directory, unpack};
@@ -202,5 +203,43 @@ fn an_entry_takes_the_place_of_whatever_is_there() {
                 "{before:?} {after:?}"
             );
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Whatever becomes of the bytes of an archive: an error or a tree, never a panic, and never anything beside the root.
+    #[test]
+    fn any_bytes_are_an_error_or_a_tree(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        repair in any::<bool>(),
+    ) {
+        let mut layer = archive(&[
+            ("d/", DIRECTORY, ""),
+            ("d/file", FILE, "some content"),
+            ("d/link", SYMLINK, "../file"),
+            ("other", HARD_LINK, "d/file"),
+            (".wh.gone", FILE, ""),
+            ("d/.wh..wh..opq", FILE, ""),
+            ("d/link/through", FILE, "x"),
+        ]);
+        for (index, byte) in changes {
+            let at = index.index(layer.len());
+            layer[at] = byte;
+        }
+        if repair {
+            // With right checksums the damage gets further in.
+            for block in layer.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
+                block[148..156].fill(b' ');
+                let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+                block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            }
+        }
+        let all = directory();
+        let root = all.path().join("root");
+        fs::create_dir(&root).expect("made");
+        let _ = unpack(&layer, &root);
+        prop_assert_eq!(fs::read_dir(all.path()).expect("read").count(), 1);
     }
 }

@@ -129,7 +129,8 @@ fn perform(root: &Path, steps: &[Step]) {
             }
             Step::Attribute { path, value } => {
                 let path = resolve(root, path);
-                if !path.is_symlink() && path.exists() {
+                // A layer's directory is laid over the one that is there: that an attribute is gone cannot be said.
+                if !path.is_symlink() && path.is_file() {
                     xattr::set(&path, "user.note", &[*value]).expect("set");
                 }
             }
