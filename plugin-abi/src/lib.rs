@@ -13,8 +13,12 @@ pub mod contract;
 pub mod duration;
 pub mod export;
 pub mod filter;
+#[cfg(feature = "layer")]
+pub mod layer;
 mod library;
 mod log;
+#[cfg(feature = "mount")]
+pub mod mount;
 pub mod registration;
 pub mod rpc;
 #[cfg(feature = "serve")]
