@@ -23,8 +23,8 @@ use crate::{Contracts, Error, InitContext, Registration, Result, Services, rpc};
 const STREAM_WINDOW: u32 = 1 << 20;
 /// The same for a whole connection.
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// How long open calls may go on after the end was announced.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long open calls may go on after the end was announced: subscriptions and waits never end by themselves.
+const DRAIN: Duration = Duration::from_millis(500);
 
 /// Connections of one or more listeners; ends them in an orderly way.
 pub struct Connections {
