@@ -21,5 +21,6 @@ deny:
 dist:
     cargo build --profile dist
 # Figures beside Debian's containerd, in one run
+# (zstd and python3 make its image)
 bench *args:
     cargo build --release && target/release/orlop-bench {{args}}
