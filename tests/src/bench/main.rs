@@ -61,7 +61,7 @@ fn main() -> anyhow::Result<()> {
         );
     }
     if arguments.wants("memory") {
-        memory::report(&place, &runtime)?;
+        memory::report(&place)?;
     }
     if arguments.wants("calls") {
         runtime.block_on(calls::report(&place))?;

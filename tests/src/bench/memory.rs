@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::peer::{Peer, Place};
-use crate::{api, row};
+use crate::row;
 
 /// KiB of PSS, and of it anonymous.
 #[derive(Clone, Copy, Default)]
@@ -12,7 +12,7 @@ struct Pss {
     anonymous: u64,
 }
 
-pub fn report(place: &Place, runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
+pub fn report(place: &Place) -> anyhow::Result<()> {
     let mut totals = Vec::new();
     for peer in [Peer::Orlop, Peer::Containerd] {
         let daemon = place.start(peer)?;
@@ -46,8 +46,6 @@ pub fn report(place: &Place, runtime: &tokio::runtime::Runtime) -> anyhow::Resul
         mib(totals[0].anonymous),
         mib(totals[1].anonymous),
     );
-    // One call, so that a daemon that only looks idle is found out.
-    runtime.block_on(api::cold_start(place, Peer::Orlop))?;
     Ok(())
 }
 
