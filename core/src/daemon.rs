@@ -8,6 +8,7 @@ use anyhow::Context;
 use orlop_config::Config;
 use orlop_plugin::api::introspection_server::IntrospectionServer;
 use orlop_plugin::api::version_server::VersionServer;
+use orlop_plugin::rpc::MessageLimits;
 use orlop_plugin::serve::{Connections, bind};
 use orlop_plugin::{Instance, Registration, Services, kind};
 use tokio::net::{TcpListener, UnixListener};
@@ -55,11 +56,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let found = load(&config, &registry).await;
     let running = start(&config, &registry, found, &address, &ttrpc_address).await?;
 
-    let sockets = listeners.serve(&registry, &metrics);
+    let sockets = listeners.serve(&config.grpc, &registry, &metrics);
     // No service manager is an answer too.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(address = %address.display(), took = ?begin.elapsed(), "containerd successfully booted");
 
+    tokio::spawn(crate::trim::after_start());
     signals.end().await;
     tracing::info!("the daemon ends; containers run on");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -262,17 +264,21 @@ impl Listeners {
         })
     }
 
-    fn serve(self, registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Sockets {
+    fn serve(self, grpc: &orlop_config::GrpcConfig, registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Sockets {
         let end = tokio::sync::watch::Sender::new(false);
         let mut tasks = tokio::task::JoinSet::new();
-        let public = Public::new(registry.clone(), metrics.clone());
-        let service = public.clone();
+        let public = |limits| Public::new(registry.clone(), metrics.clone(), limits);
+        let service = public(limits(grpc.max_recv_message_size, grpc.max_send_message_size));
         tasks.spawn(accept(end.subscribe(), self.grpc, move |connections, (io, _)| {
             connections.serve(io, service.clone());
         }));
         if let Some(listener) = self.tcp {
+            let service = public(limits(
+                grpc.tcp_max_recv_message_size.unwrap_or(grpc.max_recv_message_size),
+                grpc.tcp_max_send_message_size.unwrap_or(grpc.max_send_message_size),
+            ));
             tasks.spawn(accept(end.subscribe(), listener, move |connections, (io, _)| {
-                connections.serve(io, public.clone());
+                connections.serve(io, service.clone());
             }));
         }
         if let Some(listener) = self.metrics {
@@ -284,6 +290,21 @@ impl Listeners {
             tasks.spawn(accept(end.subscribe(), listener, move |_, (io, _)| pages.serve(io)));
         }
         Sockets { end, tasks }
+    }
+}
+
+/// What the configuration says of messages; containerd takes zero and less for its default.
+fn limits(receive: i64, send: i64) -> MessageLimits {
+    let size = |configured: i64, default| {
+        usize::try_from(configured)
+            .ok()
+            .filter(|size| *size > 0)
+            .unwrap_or(default)
+    };
+    let default = MessageLimits::default();
+    MessageLimits {
+        receive: size(receive, default.receive),
+        send: size(send, default.send),
     }
 }
 

@@ -20,7 +20,7 @@ use orlop_plugin::api::host::{LogLevel, LogRequest, LogResponse, PluginsRequest,
 use orlop_plugin::channel::{PLUGIN_HEADER, Request, Response};
 use orlop_plugin::registration::{HostApi, HostPlugin, host_platform};
 use orlop_plugin::services::status_response;
-use orlop_plugin::{Contracts, Instance, PluginUri, Registration, Result, Services, kind, rpc};
+use orlop_plugin::{Contracts, Instance, PluginUri, Reach, Registration, Result, Services, kind, rpc};
 use tonic::Status;
 use tower::Service;
 
@@ -285,8 +285,12 @@ fn offer(daemon: &mut Contracts, kind: &str, offered: &Contracts) {
 
 #[async_trait]
 impl HostApi for Registry {
-    fn daemon(&self) -> Contracts {
-        self.daemon.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn daemon(&self) -> Reach {
+        self.daemon
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .into()
     }
 
     async fn plugins(&self, kind: &str) -> Result<Vec<HostPlugin>> {
@@ -297,7 +301,7 @@ impl HostApi for Registry {
         Ok(running
             .map(|row| HostPlugin {
                 uri: row.uri,
-                contracts: row.contracts,
+                contracts: row.contracts.into(),
                 exports: row.exports,
             })
             .collect())
@@ -393,10 +397,7 @@ impl orlop_plugin::api::host::host_server::Host for Answers {
     ) -> Result<tonic::Response<PluginsResponse>, Status> {
         let plugins = HostApi::plugins(&*self.0, &request.into_inner().kind).await?;
         let plugins = plugins.into_iter().map(|plugin| host::Plugin {
-            contracts: rpc::contract_names(&plugin.contracts)
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
+            contracts: plugin.contracts.names(),
             kind: plugin.uri.kind,
             id: plugin.uri.id,
             exports: plugin.exports.into_iter().collect(),

@@ -15,3 +15,4 @@ pub mod lifecycle;
 pub mod loader;
 pub mod log;
 pub mod server;
+mod trim;

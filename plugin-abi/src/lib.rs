@@ -31,6 +31,7 @@ pub mod testkit;
 
 pub use contract::{Contracts, Ctx, Error, Result};
 pub use registration::{Host, HostApi, HostPlugin, InitContext, InitError, Instance, PluginUri, Registration, kind};
+pub use rpc::Reach;
 pub use services::Services;
 
 /// What the contracts and the configuration are made of, so that a plugin needs no dependency but this one.

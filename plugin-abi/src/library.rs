@@ -27,8 +27,9 @@ use crate::api::plugin::{
 use crate::channel::v1::ChannelBox;
 use crate::channel::{Channel, PLUGIN_HEADER, Request, Response, dylib, note};
 use crate::registration::{HostApi, HostPlugin};
+use crate::rpc::Reach;
 use crate::services::status_response;
-use crate::{Contracts, Error, Host, InitContext, InitError, PluginUri, Registration, Result, Services, log, rpc};
+use crate::{Error, Host, InitContext, InitError, PluginUri, Registration, Result, Services, log, rpc};
 
 /// Idle blocking threads go after this long: an idle daemon has one thread a library.
 const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(2);
@@ -163,7 +164,7 @@ impl Plugin for Library {
             exports: instance.exports.into_iter().collect(),
             capabilities: instance.capabilities,
         };
-        let mut services = rpc::serve_all(&instance.contracts);
+        let mut services = rpc::serve_offered(&instance.contracts)?;
         services.merge(instance.grpc);
         self.running().insert(
             uri.to_string(),
@@ -216,14 +217,10 @@ struct Daemon(Channel);
 
 #[async_trait]
 impl HostApi for Daemon {
-    fn daemon(&self) -> Contracts {
+    fn daemon(&self) -> Reach {
         // The daemon as a whole has snapshotters by name; a single one is some plugin's.
-        let names: Vec<&str> = rpc::CONTRACT_NAMES
-            .iter()
-            .copied()
-            .filter(|name| *name != "snapshotter")
-            .collect();
-        rpc::connect_all(self.0.clone(), &names, "")
+        let names = rpc::CONTRACT_NAMES.iter().filter(|name| **name != "snapshotter");
+        Reach::far(self.0.clone(), names.map(|name| (*name).to_owned()).collect(), "")
     }
 
     async fn plugins(&self, kind: &str) -> Result<Vec<HostPlugin>> {
@@ -234,8 +231,7 @@ impl HostApi for Daemon {
             .into_inner();
         let plugins = answer.plugins.into_iter().map(|plugin| {
             let uri = PluginUri::new(plugin.kind, plugin.id);
-            let offered: Vec<&str> = plugin.contracts.iter().map(String::as_str).collect();
-            let contracts = rpc::connect_all(self.0.to_plugin(&uri), &offered, &uri.id);
+            let contracts = Reach::far(self.0.to_plugin(&uri), plugin.contracts, &uri.id);
             HostPlugin {
                 uri,
                 contracts,

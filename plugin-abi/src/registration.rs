@@ -14,6 +14,7 @@ use crate::contract::{
     Applier, Collector, Comparer, Containers, ContentStore, Contracts, Events, GarbageCollector, Images, Leases,
     Namespaces, Snapshotter, Snapshotters, Streaming, Tasks, Transfer,
 };
+use crate::rpc::Reach;
 use crate::{Error, Result, Services};
 
 /// The plugin types that containerd knows and Orlop has.
@@ -323,7 +324,7 @@ pub struct HostPlugin {
     /// Its URI.
     pub uri: PluginUri,
     /// What it offers.
-    pub contracts: Contracts,
+    pub contracts: Reach,
     /// Its exports.
     pub exports: BTreeMap<String, String>,
 }
@@ -333,7 +334,7 @@ pub struct HostPlugin {
 pub trait HostApi: Send + Sync + 'static {
     /// What the daemon as a whole offers: content, images, containers, leases and snapshotters are the metadata store's (namespaced),
     /// the differ is the diff service's, events the exchange's.
-    fn daemon(&self) -> Contracts;
+    fn daemon(&self) -> Reach;
     /// The running plugins of one type, by id.
     async fn plugins(&self, kind: &str) -> Result<Vec<HostPlugin>>;
 }
@@ -346,7 +347,7 @@ macro_rules! daemon_contracts {
     ($($(#[$doc:meta])* $name:ident: $contract:ident, $what:literal;)*) => {$(
         $(#[$doc])*
         pub fn $name(&self) -> Result<Arc<dyn $contract>> {
-            self.0.daemon().$name.ok_or_else(|| missing($what))
+            self.0.daemon().$name().ok_or_else(|| missing($what))
         }
     )*};
 }
@@ -368,11 +369,6 @@ impl Host {
     /// The running plugins of one type, by id.
     pub async fn plugins(&self, kind: &str) -> Result<Vec<HostPlugin>> {
         self.0.plugins(kind).await
-    }
-
-    /// Everything the daemon as a whole offers, as of now.
-    pub fn contracts(&self) -> Contracts {
-        self.0.daemon()
     }
 
     daemon_contracts! {
@@ -404,7 +400,7 @@ impl Host {
 
     /// Applies layers.
     pub fn applier(&self) -> Result<Arc<dyn Applier>> {
-        match self.0.daemon().differ {
+        match self.0.daemon().differ() {
             Some(differ) => Ok(differ),
             None => Err(missing("a differ (io.containerd.service.v1.diff-service)")),
         }
@@ -412,7 +408,7 @@ impl Host {
 
     /// Makes layers.
     pub fn comparer(&self) -> Result<Arc<dyn Comparer>> {
-        match self.0.daemon().differ {
+        match self.0.daemon().differ() {
             Some(differ) => Ok(differ),
             None => Err(missing("a differ (io.containerd.service.v1.diff-service)")),
         }

@@ -17,6 +17,7 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
 use crate::registration::{Host, HostApi, HostPlugin};
+use crate::rpc::Reach;
 use crate::{Contracts, Error, InitContext, Registration, Result, Services, rpc};
 
 /// How much of a call's body may be under way before its reader takes it: layers are streamed in pieces of up to this size.
@@ -152,7 +153,7 @@ pub async fn serve(registrations: Vec<Registration>, options: Options, end: impl
             .init(context)
             .await
             .map_err(|error| Error::failed_precondition(format!("{uri} does not start: {error}")))?;
-        services.merge(rpc::serve_all(&instance.contracts));
+        services.merge(rpc::serve_offered(&instance.contracts)?);
         services.merge(instance.grpc);
         shutdowns.extend(instance.shutdown);
     }
@@ -184,22 +185,23 @@ pub async fn serve(registrations: Vec<Registration>, options: Options, end: impl
 
 /// [`serve`] for a program that does nothing else: until it is sent SIGTERM or SIGINT. Blocks.
 pub fn serve_until_signal(registrations: Vec<Registration>, options: Options) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let starting = |error: std::io::Error| Error::io("start the plugin's runtime", &error);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(starting)?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(starting)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(starting)?;
-        let end = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        serve(registrations, options, end).await
+        .map_err(|error| Error::io("start the plugin's runtime", &error))?;
+    runtime.block_on(async { serve(registrations, options, signalled()?).await })
+}
+
+/// What ends when the process is sent SIGTERM or SIGINT. From this call on they do not kill it any more.
+pub fn signalled() -> Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals", &error));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     })
 }
 
@@ -207,8 +209,8 @@ struct Nobody;
 
 #[async_trait]
 impl HostApi for Nobody {
-    fn daemon(&self) -> Contracts {
-        Contracts::default()
+    fn daemon(&self) -> Reach {
+        Contracts::default().into()
     }
 
     async fn plugins(&self, _: &str) -> Result<Vec<HostPlugin>> {

@@ -1,6 +1,7 @@
-//! `orlopd`'s own commands: run (the default), `config`, `publish`.
+//! `orlopd`'s own commands: run (the default), `config`, `plugin`, `publish`.
 
 mod config;
+mod plugin;
 mod publish;
 
 use std::path::{Path, PathBuf};
@@ -44,6 +45,9 @@ enum Command {
     /// Information on the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Work with plugin libraries
+    #[command(subcommand)]
+    Plugin(plugin::Command),
     /// Publish an event that is read, as a protobuf Any, from standard input
     Publish(publish::Publish),
 }
@@ -53,6 +57,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Config(command)) => command.run(&cli.flags),
+        Some(Command::Plugin(command)) => command.run(&cli.flags),
         Some(Command::Publish(publish)) => publish.run(&cli.flags),
         None => run(&cli.flags),
     };
@@ -71,12 +76,24 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     for warning in warnings {
         tracing::warn!(%warning, "the configuration has something nobody reads");
     }
+    if !config.temp.as_os_str().is_empty() {
+        temporary_directory(&config.temp);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("orlopd")
+        // An idle daemon has its workers and one thread a library; what starting needed goes soon.
+        .thread_keep_alive(std::time::Duration::from_secs(2))
         .build()?;
     runtime.block_on(crate::daemon::run(config))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the daemon, its plugins and its shims put temporary files, as containerd does it: by `TMPDIR`.
+#[allow(unsafe_code)]
+fn temporary_directory(path: &Path) {
+    // SAFETY: the process has one thread yet: the runtime is built afterwards, plugin libraries are opened later still.
+    unsafe { std::env::set_var("TMPDIR", path) }
 }
 
 // === impl Flags ===

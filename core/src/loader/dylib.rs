@@ -54,6 +54,18 @@ pub async fn load(config: &Config, registry: &Arc<Registry>) -> Found {
             tracing::warn!(directory = %directory.display(), %error, "cannot read the plugin directory: no library is loaded from it");
         }
     }
+    open_all(candidates, registry, &mut found).await;
+    found
+}
+
+/// Loads one library, wherever it is.
+pub async fn load_one(path: &Path, registry: &Arc<Registry>) -> Found {
+    let mut found = Found::default();
+    open_all(BTreeMap::from([(path.to_path_buf(), None)]), registry, &mut found).await;
+    found
+}
+
+async fn open_all(candidates: BTreeMap<PathBuf, Option<DynamicPlugin>>, registry: &Arc<Registry>, found: &mut Found) {
     let mut opening = JoinSet::new();
     for (path, entry) in candidates {
         let registry = registry.clone();
@@ -76,7 +88,7 @@ pub async fn load(config: &Config, registry: &Arc<Registry>) -> Found {
             .map(|stem| stem.to_string_lossy().into_owned())
             .unwrap_or_default();
         match opened {
-            Ok(library) => library.describe(&mut found, &name, pinned).await,
+            Ok(library) => library.describe(found, &name, pinned).await,
             Err(Refused {
                 version,
                 plugins,
@@ -88,7 +100,6 @@ pub async fn load(config: &Config, registry: &Arc<Registry>) -> Found {
     }
     // In the order of their names, whatever order they were opened in.
     found.loaded.sort_by(|a, b| a.registration.uri.cmp(&b.registration.uri));
-    found
 }
 
 /// `plugin_dir`, or the installation's own directory: `../lib/orlop/plugins` beside the daemon, or, in a build tree, the daemon's.

@@ -18,17 +18,14 @@ pub fn load(name: &str, entry: &ProxyPlugin) -> Found {
         address: address.clone(),
     };
     let (kind, offer): (_, fn(orlop_plugin::channel::Channel, &str) -> Contracts) = match entry.kind.as_str() {
-        "snapshot" => (kind::SNAPSHOTTER, |channel, name| Contracts {
-            snapshotter: Some(rpc::snapshotter::connect(channel, name)),
-            ..Contracts::default()
+        "snapshot" => (kind::SNAPSHOTTER, |channel, name| {
+            Contracts::default().with_snapshotter(rpc::snapshotter::connect(channel, name))
         }),
-        "content" => (kind::CONTENT, |channel, _| Contracts {
-            content: Some(rpc::content::connect(channel)),
-            ..Contracts::default()
+        "content" => (kind::CONTENT, |channel, _| {
+            Contracts::default().with_content(rpc::content::connect(channel))
         }),
-        "diff" => (kind::DIFFER, |channel, _| Contracts {
-            differ: Some(rpc::diff::connect(channel)),
-            ..Contracts::default()
+        "diff" => (kind::DIFFER, |channel, _| {
+            Contracts::default().with_differ(rpc::diff::connect(channel))
         }),
         other => {
             let reason =

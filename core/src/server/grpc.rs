@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use orlop_plugin::Services;
+use orlop_plugin::rpc::MessageLimits;
 use tonic::body::Body;
 use tower::Service;
 
@@ -20,14 +21,19 @@ use crate::host::Registry;
 pub struct Public {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
+    limits: MessageLimits,
 }
 
 // === impl Public ===
 
 impl Public {
     /// Answers with whatever `registry` serves at the time of each call.
-    pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>) -> Self {
-        Self { registry, metrics }
+    pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, limits: MessageLimits) -> Self {
+        Self {
+            registry,
+            metrics,
+            limits,
+        }
     }
 }
 
@@ -40,7 +46,8 @@ impl Service<Request<Body>> for Public {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        request.extensions_mut().insert(self.limits);
         let metrics = self.metrics.clone();
         let services = self.registry.public();
         let path = request.uri().path().trim_start_matches('/');

@@ -66,7 +66,7 @@ impl ForwardEvents for Forward {
             topic: envelope.topic,
             event,
         };
-        let events = self.0.daemon().events.ok_or_else(|| {
+        let events = self.0.daemon().events().ok_or_else(|| {
             refuse(
                 ttrpc::Code::UNAVAILABLE,
                 "the events exchange is not running".to_owned(),

@@ -125,9 +125,11 @@ pub struct Descriptor {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// The contracts that one plugin instance offers, or that can be reached through a [`crate::Host`].
+/// The contracts that one plugin instance offers: `Contracts::default().with_snapshotter(…)`.
 #[derive(Clone, Default)]
 pub struct Contracts {
+    /// Their gRPC services, by field, made when one is offered: so a library has code to serve only for what it offers.
+    pub(crate) served: Vec<(&'static str, crate::Services)>,
     /// Reads and writes blobs.
     pub content: Option<std::sync::Arc<dyn ContentStore>>,
     /// One snapshotter.

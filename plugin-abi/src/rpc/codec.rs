@@ -10,8 +10,27 @@ use tonic::{Code, Status};
 
 use crate::{Error, Result};
 
-/// The largest message either side takes, as in containerd (`defaults.DefaultMaxRecvMsgSize`).
+/// The largest message either side takes where nothing else is configured, as in containerd (`defaults.DefaultMaxRecvMsgSize`).
 pub(super) const MAX_MESSAGE: usize = 16 << 20;
+
+/// How large the messages of a call may be, in bytes: an extension of its request, put there by whoever accepted the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageLimits {
+    /// Of what the caller sends.
+    pub receive: usize,
+    /// Of what it is answered.
+    pub send: usize,
+}
+
+impl Default for MessageLimits {
+    fn default() -> Self {
+        Self {
+            receive: MAX_MESSAGE,
+            send: MAX_MESSAGE,
+        }
+    }
+}
+
 /// What a buffer starts with. Messages are mostly small, and those that are not say their size first.
 const BUFFER: usize = 1 << 10;
 /// How much of a stream is gathered into one frame.
@@ -41,8 +60,9 @@ pub(super) fn decode<M: prost::Message + Default>(bytes: Bytes) -> Result<M> {
     M::decode(bytes).map_err(|error| Error::internal(format!("a message does not decode: {error}")))
 }
 
-#[derive(Clone, Copy, Default)]
-pub(super) struct Raw;
+/// The codec; sends messages of up to so many bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Raw(pub usize);
 
 impl Codec for Raw {
     type Encode = Outgoing;
@@ -51,11 +71,11 @@ impl Codec for Raw {
     type Decoder = Self;
 
     fn encoder(&mut self) -> Self {
-        Self
+        *self
     }
 
     fn decoder(&mut self) -> Self {
-        Self
+        *self
     }
 }
 
@@ -64,6 +84,14 @@ impl Encoder for Raw {
     type Error = Status;
 
     fn encode(&mut self, message: Outgoing, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        // Checked here and not by tonic, whose code for it is another than gRPC's.
+        let length = message.length();
+        if length > self.0 {
+            return Err(Status::resource_exhausted(format!(
+                "a message of {length} bytes is larger than the limit of {}: ask for less, or raise [grpc] max_send_message_size",
+                self.0
+            )));
+        }
         message.encode_into(buffer);
         Ok(())
     }

@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tonic::{Status, Streaming};
 use tower::Service;
 
-use super::codec::{MAX_MESSAGE, Outgoing, Raw, decode, error, request_body};
+use super::codec::{MessageLimits, Outgoing, Raw, decode, error, request_body};
 use super::convert;
 use crate::contract::{BoxStream, Ctx};
 use crate::{Error, Result, Services};
@@ -54,9 +54,8 @@ impl Service<http::Request<Body>> for Server {
             answer: self.answer.clone(),
         };
         Box::pin(async move {
-            let mut grpc = tonic::server::Grpc::new(Raw)
-                .max_decoding_message_size(MAX_MESSAGE)
-                .max_encoding_message_size(MAX_MESSAGE);
+            let limits: MessageLimits = request.extensions().get().copied().unwrap_or_default();
+            let mut grpc = tonic::server::Grpc::new(Raw(limits.send)).max_decoding_message_size(limits.receive);
             Ok(grpc.streaming(handler, request.map(request_body)).await)
         })
     }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
+use crate::Reach;
 use crate::contract::{Code, Contracts, async_trait};
 use crate::registration::{Host, HostApi, HostPlugin};
 use crate::{Error, InitContext, InitError, Instance, Registration, Result, panic_message};
@@ -91,8 +92,8 @@ struct Nobody;
 
 #[async_trait]
 impl HostApi for Nobody {
-    fn daemon(&self) -> Contracts {
-        Contracts::default()
+    fn daemon(&self) -> Reach {
+        Contracts::default().into()
     }
 
     async fn plugins(&self, _: &str) -> Result<Vec<HostPlugin>> {

@@ -100,11 +100,7 @@ fn contracts() -> (Contracts, mpsc::UnboundedReceiver<()>, Arc<AtomicU64>) {
         gone,
         produced: produced.clone(),
     });
-    let contracts = Contracts {
-        transfer: Some(acts.clone()),
-        events: Some(acts),
-        ..Contracts::default()
-    };
+    let contracts = Contracts::default().with_transfer(acts.clone()).with_events(acts);
     (contracts, left, produced)
 }
 
@@ -335,10 +331,7 @@ fn names_are_parsed_at_the_edge() {
 fn labels_of_an_image_change_without_its_target() {
     near(async {
         let probe = Arc::new(Probe::default());
-        let contracts = Contracts {
-            images: Some(Arc::new(Labelled(probe.clone()))),
-            ..Contracts::default()
-        };
+        let contracts = Contracts::default().with_images(Arc::new(Labelled(probe.clone())));
         for way in ways(&contracts) {
             let request = |paths: &[&str]| pb::UpdateImageRequest {
                 image: Some(pb::Image {
@@ -420,10 +413,7 @@ impl Snapshotters for Named {
 fn snapshotters_are_chosen_by_name_and_a_single_one_by_any() {
     near(async {
         let probe = Arc::new(Probe::default());
-        let named = Contracts {
-            snapshotters: Some(Arc::new(Named(probe.clone()))),
-            ..Contracts::default()
-        };
+        let named = Contracts::default().with_snapshotters(Arc::new(Named(probe.clone())));
         for way in ways(&named) {
             let snapshotters = rpc::snapshotter::connect_all(way.channel.clone());
             let code = async |name: &str| {
@@ -454,10 +444,7 @@ fn snapshotters_are_chosen_by_name_and_a_single_one_by_any() {
 #[test]
 fn what_is_not_served_is_unimplemented() {
     near(async {
-        let contracts = Contracts {
-            images: Some(Arc::new(Probe::default())),
-            ..Contracts::default()
-        };
+        let contracts = Contracts::default().with_images(Arc::new(Probe::default()));
         for way in ways(&contracts) {
             let events = rpc::events::connect(way.channel.clone());
             let error = events

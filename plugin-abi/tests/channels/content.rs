@@ -22,10 +22,7 @@ fn on_each_way(test: impl AsyncFn(&Store, Channel)) {
     near(async {
         for name in ["memory", "library", "socket"] {
             let store = Store::default();
-            let contracts = Contracts {
-                content: Some(Arc::new(store.clone())),
-                ..Contracts::default()
-            };
+            let contracts = Contracts::default().with_content(Arc::new(store.clone()));
             let way = ways(&contracts)
                 .into_iter()
                 .find(|way| way.name == name)

@@ -54,10 +54,7 @@ async fn works(context: InitContext) -> Result<Instance, InitError> {
     tracing::info!(key = config.key, "starting");
     let peers = context.host.plugins(kind::CONTENT).await?;
     let instance = Instance::new()
-        .with_contracts(Contracts {
-            transfer: Some(Arc::new(Mover(context.clone()))),
-            ..Contracts::default()
-        })
+        .with_contracts(Contracts::default().with_transfer(Arc::new(Mover(context.clone()))))
         .export("root", context.root_path.display())
         .export(
             "peers",
@@ -79,7 +76,7 @@ impl Transfer for Mover {
     async fn transfer(&self, ctx: &Ctx, source: Any, _: Any, progress: &str) -> Result<()> {
         self.0.host.events()?.publish(ctx, progress, source).await?;
         let peers = self.0.host.plugins(kind::CONTENT).await?;
-        let content = peers[0].contracts.content.clone().expect("offered");
+        let content = peers[0].contracts.content().expect("offered");
         content.abort(ctx, progress).await
     }
 }
@@ -160,14 +157,8 @@ fn a_library_lives_from_its_layout_check_to_its_shutdown() {
     near(async {
         let probe = Arc::new(Probe::default());
         let (log, mut logged) = mpsc::unbounded_channel();
-        let events = Contracts {
-            events: Some(probe.clone()),
-            ..Contracts::default()
-        };
-        let content = Contracts {
-            content: Some(probe.clone()),
-            ..Contracts::default()
-        };
+        let events = Contracts::default().with_events(probe.clone());
+        let content = Contracts::default().with_content(probe.clone());
         let routes = Routes {
             daemon: rpc::serve_all(&events).with(HostServer::new(Daemon { log })),
             peer: rpc::serve_all(&content),

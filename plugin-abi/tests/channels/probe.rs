@@ -21,21 +21,19 @@ pub struct Probe {
 impl Probe {
     /// What it offers: all there is, as far as it can tell what it was asked.
     pub fn contracts(self: &Arc<Self>) -> Contracts {
-        Contracts {
-            content: Some(self.clone()),
-            snapshotter: Some(self.clone()),
-            differ: Some(self.clone()),
-            images: Some(self.clone()),
-            containers: Some(self.clone()),
-            leases: Some(self.clone()),
-            namespaces: Some(self.clone()),
-            events: Some(self.clone()),
-            tasks: Some(self.clone()),
-            transfer: Some(self.clone()),
-            gc: Some(self.clone()),
-            collector: Some(self.clone()),
-            ..Contracts::default()
-        }
+        Contracts::default()
+            .with_content(self.clone())
+            .with_snapshotter(self.clone())
+            .with_differ(self.clone())
+            .with_images(self.clone())
+            .with_containers(self.clone())
+            .with_leases(self.clone())
+            .with_namespaces(self.clone())
+            .with_events(self.clone())
+            .with_tasks(self.clone())
+            .with_transfer(self.clone())
+            .with_gc(self.clone())
+            .with_collector(self.clone())
     }
 
     /// Answers the next call with this. A stream is a list of what it yields.

@@ -62,10 +62,7 @@ fn end() -> (mpsc::Sender<Result<Any>>, BoxStream<Any>) {
 
 fn on_each_way(test: impl AsyncFn(Channel, Arc<dyn Streaming>)) {
     near(async {
-        let contracts = Contracts {
-            streaming: Some(Arc::new(Streams::default())),
-            ..Contracts::default()
-        };
+        let contracts = Contracts::default().with_streaming(Arc::new(Streams::default()));
         for way in ways(&contracts) {
             println!("{}", way.name);
             test(way.channel.clone(), rpc::streaming::connect(way.channel.clone())).await;

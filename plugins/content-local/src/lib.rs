@@ -36,10 +36,7 @@ pub fn registrations() -> Vec<Registration> {
         // What a crash left behind waits for nobody, and nobody for it.
         tokio::task::spawn_blocking(move || cleaned.clean());
         Ok(Instance::new()
-            .with_contracts(Contracts {
-                content: Some(store),
-                ..Contracts::default()
-            })
+            .with_contracts(Contracts::default().with_content(store))
             .export("root", root.display()))
     })]
 }

@@ -20,10 +20,7 @@ use orlop_plugin::{Host, Instance, Registration, kind};
 pub fn registrations() -> Vec<Registration> {
     let walking = Registration::new(kind::DIFFER, "walking", |context| async move {
         let differ = Arc::new(Walking { host: context.host });
-        Ok(Instance::new().with_contracts(Contracts {
-            differ: Some(differ),
-            ..Contracts::default()
-        }))
+        Ok(Instance::new().with_contracts(Contracts::default().with_differ(differ)))
     });
     vec![walking.requires([kind::METADATA]).host_platform()]
 }

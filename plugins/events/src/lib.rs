@@ -20,10 +20,7 @@ pub fn registrations() -> Vec<Registration> {
         let exchange = Arc::new(Exchange::default());
         let ended = exchange.clone();
         Ok(Instance::new()
-            .with_contracts(Contracts {
-                events: Some(exchange),
-                ..Contracts::default()
-            })
+            .with_contracts(Contracts::default().with_events(exchange))
             .on_shutdown(move || async move { ended.end() }))
     })]
 }

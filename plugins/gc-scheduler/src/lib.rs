@@ -31,10 +31,7 @@ async fn init(context: InitContext) -> Result<Instance, InitError> {
     let mutations = collector.mutations(&Ctx::daemon()).await?;
     let (scheduler, running) = Scheduler::start(policy, context.host, mutations);
     let instance = Instance::new()
-        .with_contracts(Contracts {
-            gc: Some(Arc::new(scheduler)),
-            ..Contracts::default()
-        })
+        .with_contracts(Contracts::default().with_gc(Arc::new(scheduler)))
         .export("PauseThreshold", policy.pause_threshold)
         .export("DeletionThreshold", policy.deletion_threshold)
         .export("MutationThreshold", policy.mutation_threshold)

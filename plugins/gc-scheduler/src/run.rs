@@ -134,7 +134,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use orlop_plugin::contract::{Collector, Contracts};
-    use orlop_plugin::{HostApi, HostPlugin};
+    use orlop_plugin::{HostApi, HostPlugin, Reach};
 
     /// Counts collections, and fails while told to.
     #[derive(Default)]
@@ -175,11 +175,8 @@ mod tests {
 
     #[async_trait]
     impl HostApi for OnlyStore {
-        fn daemon(&self) -> Contracts {
-            Contracts {
-                collector: Some(self.0.clone()),
-                ..Contracts::default()
-            }
+        fn daemon(&self) -> Reach {
+            Contracts::default().with_collector(self.0.clone()).into()
         }
         async fn plugins(&self, _: &str) -> Result<Vec<HostPlugin>> {
             Ok(Vec::new())

@@ -9,15 +9,12 @@ use orlop_plugin::{Contracts, Error, Instance, Registration, kind};
 pub fn registrations() -> Vec<Registration> {
     let manager = Registration::new(kind::LEASE, "manager", |context| async move {
         let stores = context.host.plugins(kind::METADATA).await?;
-        let leases = stores.into_iter().find_map(|store| store.contracts.leases).ok_or_else(|| {
+        let leases = stores.into_iter().find_map(|store| store.contracts.leases()).ok_or_else(|| {
             Error::unavailable(
                 "no running metadata store (io.containerd.metadata.v1.bolt) has leases: see `ctr plugins ls` for why",
             )
         })?;
-        Ok(Instance::new().with_contracts(Contracts {
-            leases: Some(leases),
-            ..Contracts::default()
-        }))
+        Ok(Instance::new().with_contracts(Contracts::default().with_leases(leases)))
     });
     // The scheduler, too: deleting a lease may wait for a collection.
     vec![manager.requires([kind::METADATA, kind::GC])]

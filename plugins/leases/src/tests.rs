@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use orlop_plugin::contract::{Code, Contracts, Ctx, Labels, Lease, LeaseResource, Leases, Namespace, async_trait};
 use orlop_plugin::registration::{HostApi, HostPlugin, InitError};
-use orlop_plugin::{Error, Host, InitContext, Instance, PluginUri, Result, kind};
+use orlop_plugin::{Error, Host, InitContext, Instance, PluginUri, Reach, Result, kind};
 
 use crate::registrations;
 
@@ -16,8 +16,8 @@ struct Daemon(Vec<HostPlugin>);
 
 #[async_trait]
 impl HostApi for Daemon {
-    fn daemon(&self) -> Contracts {
-        Contracts::default()
+    fn daemon(&self) -> Reach {
+        Contracts::default().into()
     }
 
     async fn plugins(&self, kind: &str) -> Result<Vec<HostPlugin>> {
@@ -88,10 +88,7 @@ async fn the_leases_are_the_metadata_stores() {
     let store = Arc::new(Store::default());
     let bolt = HostPlugin {
         uri: PluginUri::new(kind::METADATA, "bolt"),
-        contracts: Contracts {
-            leases: Some(store.clone()),
-            ..Contracts::default()
-        },
+        contracts: Contracts::default().with_leases(store.clone()).into(),
         exports: BTreeMap::new(),
     };
     let instance = start(vec![bolt]).await.unwrap_or_else(|error| panic!("{error}"));

@@ -114,16 +114,14 @@ fn refuse_containerds(root: &Path) -> orlop_plugin::Result<()> {
 /// Everything this plugin offers.
 fn contracts(shared: &Arc<Shared>) -> Contracts {
     let shared = || Arc::clone(shared);
-    Contracts {
-        content: Some(Arc::new(content::NamespacedContent(shared()))),
-        snapshotters: Some(Arc::new(snapshots::NamespacedSnapshotters(shared()))),
-        images: Some(Arc::new(images::ImageStore(shared()))),
-        containers: Some(Arc::new(containers::ContainerStore(shared()))),
-        leases: Some(Arc::new(leases::LeaseStore(shared()))),
-        namespaces: Some(Arc::new(namespaces::NamespaceStore(shared()))),
-        collector: Some(Arc::new(gc::MetadataCollector(shared()))),
-        ..Contracts::default()
-    }
+    Contracts::default()
+        .with_content(Arc::new(content::NamespacedContent(shared())))
+        .with_snapshotters(Arc::new(snapshots::NamespacedSnapshotters(shared())))
+        .with_images(Arc::new(images::ImageStore(shared())))
+        .with_containers(Arc::new(containers::ContainerStore(shared())))
+        .with_leases(Arc::new(leases::LeaseStore(shared())))
+        .with_namespaces(Arc::new(namespaces::NamespaceStore(shared())))
+        .with_collector(Arc::new(gc::MetadataCollector(shared())))
 }
 
 /// Ends the collection under way and what writes wait; later writes are refused, reads go on.

@@ -79,7 +79,7 @@ impl Shared {
         let plugins = self.host.plugins(kind::CONTENT).await?;
         plugins
             .into_iter()
-            .find_map(|plugin| plugin.contracts.content)
+            .find_map(|plugin| plugin.contracts.content())
             .ok_or_else(|| {
                 Error::unavailable(format!(
                     "no content store: the plugin {}.content is not running; `ctr plugins ls` tells why",
@@ -93,7 +93,7 @@ impl Shared {
         let plugins = self.host.plugins(kind::SNAPSHOTTER).await?;
         Ok(plugins
             .into_iter()
-            .filter_map(|plugin| Some((plugin.uri.id, plugin.contracts.snapshotter?)))
+            .filter_map(|plugin| Some((plugin.uri.id, plugin.contracts.snapshotter()?)))
             .collect())
     }
 

@@ -64,14 +64,14 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use orlop_plugin::{Contracts, Host, HostApi, HostPlugin};
+    use orlop_plugin::{Contracts, Host, HostApi, HostPlugin, Reach};
 
     struct NoHost;
 
     #[orlop_plugin::contract::async_trait]
     impl HostApi for NoHost {
-        fn daemon(&self) -> Contracts {
-            Contracts::default()
+        fn daemon(&self) -> Reach {
+            Contracts::default().into()
         }
         async fn plugins(&self, _: &str) -> orlop_plugin::Result<Vec<HostPlugin>> {
             Ok(Vec::new())

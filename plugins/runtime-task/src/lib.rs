@@ -25,6 +25,8 @@ mod shim_log;
 mod shims;
 mod table;
 mod task;
+#[cfg(test)]
+mod tests;
 mod timeouts;
 
 use std::sync::Arc;
@@ -89,10 +91,7 @@ async fn init(context: InitContext) -> Result<Instance, InitError> {
     shims.load().await?;
     let released = shims.clone();
     let instance = Instance::new()
-        .with_contracts(Contracts {
-            tasks: Some(Arc::new(TaskService(shims.clone()))),
-            ..Contracts::default()
-        })
+        .with_contracts(Contracts::default().with_tasks(Arc::new(TaskService(shims.clone()))))
         .export("root", shims.root.display())
         .export("state", shims.state.display())
         .on_shutdown(move || async move { released.release() });

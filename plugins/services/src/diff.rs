@@ -48,7 +48,7 @@ impl Ordered {
             let differ = running
                 .iter()
                 .find(|plugin| plugin.uri.id == *id)
-                .and_then(|plugin| plugin.contracts.differ.clone());
+                .and_then(|plugin| plugin.contracts.differ());
             match differ {
                 Some(differ) => differs.push(differ),
                 None => missing = missing.or_else(|| Some(PluginUri::new(kind::DIFFER, id))),

@@ -38,10 +38,8 @@ fn services() -> Vec<Registration> {
     };
     let diff = Registration::new(kind::SERVICE, "diff-service", |context| async move {
         let config = context.config()?;
-        Ok(Instance::new().with_contracts(Contracts {
-            differ: Some(Arc::new(Ordered::new(context.host, config))),
-            ..Contracts::default()
-        }))
+        Ok(Instance::new()
+            .with_contracts(Contracts::default().with_differ(Arc::new(Ordered::new(context.host, config)))))
     });
     let tasks = Registration::new(kind::SERVICE, "tasks-service", |context| async move {
         context.config::<tasks::Config>()?.warn();

@@ -11,7 +11,7 @@ use orlop_plugin::contract::{
     Descriptor, DiffOptions, Digest, ExecProcess, Labels, Mount, Namespace, Runtime, Transfer, async_trait, stream_of,
 };
 use orlop_plugin::registration::{HostApi, HostPlugin};
-use orlop_plugin::{Error, Host, InitContext, Instance, PluginUri, Registration, Result, kind, rpc};
+use orlop_plugin::{Error, Host, InitContext, Instance, PluginUri, Reach, Registration, Result, kind, rpc};
 
 use crate::registrations;
 
@@ -21,8 +21,8 @@ struct Daemon(Arc<Mutex<(Contracts, Vec<HostPlugin>)>>);
 
 #[async_trait]
 impl HostApi for Daemon {
-    fn daemon(&self) -> Contracts {
-        self.0.lock().expect("not poisoned").0.clone()
+    fn daemon(&self) -> Reach {
+        self.0.lock().expect("not poisoned").0.clone().into()
     }
 
     async fn plugins(&self, kind: &str) -> Result<Vec<HostPlugin>> {
@@ -41,10 +41,7 @@ impl Daemon {
     fn differ(&self, differ: Tells) {
         let plugin = HostPlugin {
             uri: PluginUri::new(kind::DIFFER, differ.0),
-            contracts: Contracts {
-                differ: Some(Arc::new(differ)),
-                ..Contracts::default()
-            },
+            contracts: Contracts::default().with_differ(Arc::new(differ)).into(),
             exports: BTreeMap::new(),
         };
         self.0.lock().expect("not poisoned").1.push(plugin);

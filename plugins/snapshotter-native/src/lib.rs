@@ -7,6 +7,8 @@
 //!
 //! What is recorded, made and removed when is the SDK's business ([`orlop_plugin::snapshots`]); here is the copying ([`copy`]).
 
+#[cfg(test)]
+mod conformance;
 mod copy;
 
 use std::fs::Permissions;
@@ -41,10 +43,7 @@ async fn start(context: InitContext) -> Result<Instance, InitError> {
     let snapshotter = LayeredSnapshotter::open(&root, Copies, Removal::AtOnce).await?;
     let ended = snapshotter.clone();
     Ok(Instance::new()
-        .with_contracts(Contracts {
-            snapshotter: Some(Arc::new(snapshotter)),
-            ..Contracts::default()
-        })
+        .with_contracts(Contracts::default().with_snapshotter(Arc::new(snapshotter)))
         .export("root", root.display())
         .on_shutdown(move || async move { ended.close() }))
 }

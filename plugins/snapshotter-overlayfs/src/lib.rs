@@ -10,6 +10,8 @@
 //! the directories and mounts of a snapshot ([`overlay`]), the owners that user namespaces want ([`id_map`]), and whether the kernel
 //! and the file system can do it at all ([`probe`]).
 
+#[cfg(test)]
+mod conformance;
 mod id_map;
 mod overlay;
 mod probe;
@@ -65,10 +67,7 @@ async fn start(context: InitContext) -> Result<Instance, InitError> {
     let snapshotter = LayeredSnapshotter::open(&root, layers, removal).await?;
     let ended = snapshotter.clone();
     Ok(Instance::new()
-        .with_contracts(Contracts {
-            snapshotter: Some(Arc::new(snapshotter)),
-            ..Contracts::default()
-        })
+        .with_contracts(Contracts::default().with_snapshotter(Arc::new(snapshotter)))
         .export("root", root.display())
         .on_shutdown(move || async move { ended.close() }))
 }

@@ -27,10 +27,7 @@ pub use ends::Streams;
 /// The registration of `io.containerd.streaming.v1.manager`.
 pub fn registrations() -> Vec<Registration> {
     let manager = Registration::new(kind::STREAMING, "manager", |_| async {
-        Ok(Instance::new().with_contracts(Contracts {
-            streaming: Some(Arc::new(Streams::default())),
-            ..Contracts::default()
-        }))
+        Ok(Instance::new().with_contracts(Contracts::default().with_streaming(Arc::new(Streams::default()))))
     });
     vec![manager.requires([kind::METADATA])]
 }

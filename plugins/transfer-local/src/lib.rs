@@ -57,10 +57,7 @@ async fn start(context: InitContext) -> Result<Instance, InitError> {
         platform.map_err(|error| error.context("unpack_config"))?;
     }
     let transfer = LocalTransfer::new(context.host, config);
-    Ok(Instance::new().with_contracts(Contracts {
-        transfer: Some(Arc::new(transfer)),
-        ..Contracts::default()
-    }))
+    Ok(Instance::new().with_contracts(Contracts::default().with_transfer(Arc::new(transfer))))
 }
 
 /// Transfers between the stores of this machine and the streams of clients.

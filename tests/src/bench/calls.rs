@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use orlop_core::host::Registry;
 use orlop_core::loader;
-use orlop_plugin::contract::{Ctx, Namespace, Snapshotter};
+use orlop_plugin::contract::{Ctx, Mount, Namespace, Snapshotter};
+use orlop_plugin::snapshots::{Directories, LayeredSnapshotter, Layers, Removal, Snapshot};
 use orlop_plugin::{Host, InitContext, Registration, kind};
 use orlop_tests::{build_directory, built};
 
@@ -15,8 +16,7 @@ const CALLS: u32 = 20_000;
 
 pub async fn report(place: &Place) -> anyhow::Result<()> {
     let registry = Registry::new();
-    let built_in = orlop_snapshotter_native::registrations().remove(0);
-    let direct = init(&registry, built_in, place, "direct").await?;
+    let direct = Arc::new(LayeredSnapshotter::open(&place.path().join("direct"), Nothing, Removal::AtOnce).await?);
     println!("{:<58} {:>14.2}", "a unary call to a built-in, µs", cost(direct).await?);
 
     let config = orlop_config::Config {
@@ -38,8 +38,12 @@ pub async fn report(place: &Place) -> anyhow::Result<()> {
     );
 
     let socket = place.path().join("proxy.sock");
-    let mut server = std::process::Command::new(built("orlop-bench"))
-        .args(["serve", &socket.display().to_string()])
+    let mut server = std::process::Command::new(built("orlopd"))
+        .args(["plugin", "serve", "--socket"])
+        .arg(&socket)
+        .arg("--data")
+        .arg(socket.with_extension("root"))
+        .arg(build_directory().join("liborlop_snapshotter_native.so"))
         .spawn()?;
     let proxy = orlop_plugin::rpc::snapshotter::connect(orlop_plugin::channel::socket::connect(&socket), "native");
     while tokio::net::UnixStream::connect(&socket).await.is_err() {
@@ -52,20 +56,17 @@ pub async fn report(place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The far end of the proxy: `orlop-bench serve SOCKET`.
-pub async fn serve(socket: &str) -> anyhow::Result<()> {
-    let options = orlop_plugin::serve::Options {
-        address: socket.into(),
-        root: std::path::Path::new(socket).with_extension("root"),
-        ..Default::default()
-    };
-    orlop_plugin::serve::serve(
-        orlop_snapshotter_native::registrations(),
-        options,
-        std::future::pending(),
-    )
-    .await?;
-    Ok(())
+/// A snapshotter without layers: its records are those of every other.
+struct Nothing;
+
+impl Layers for Nothing {
+    fn make(&self, _: &Directories, _: &Snapshot) -> orlop_plugin::Result<()> {
+        Ok(())
+    }
+
+    fn mounts(&self, _: &Directories, _: &Snapshot) -> orlop_plugin::Result<Vec<Mount>> {
+        Ok(Vec::new())
+    }
 }
 
 fn is_native(registration: &Registration) -> bool {

@@ -44,12 +44,6 @@ impl Arguments {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    // The far end of a figure of `calls`, in a process of its own.
-    if let [figure, socket] = &arguments.figures[..]
-        && figure == "serve"
-    {
-        return runtime.block_on(calls::serve(socket));
-    }
     let place = peer::Place::new()?;
     println!("{:<58} {:>14} {:>14} {:>7}", "figure", "orlop", "containerd", "ratio");
     if arguments.wants("start") {

@@ -1,5 +1,10 @@
 //! Removing an image collects what only it held.
 
+use std::sync::Arc;
+
+use orlop_plugin::channel::socket;
+use orlop_plugin::contract::{Ctx, LeaseResource, Leases, Namespace};
+use orlop_plugin::rpc;
 use orlop_tests::Daemon;
 use orlop_tests::command::eventually;
 use orlop_tests::image::BUSYBOX;
@@ -77,7 +82,7 @@ fn a_container_keeps_its_snapshot_and_its_parents() {
 }
 
 #[test]
-fn a_lease_keeps_what_it_holds() {
+fn a_labelled_root_is_kept() {
     let daemon = Daemon::orlop().start();
     import(&daemon);
     let digests = daemon.ctr("content ls -q").ok();
@@ -95,4 +100,58 @@ fn a_lease_keeps_what_it_holds() {
     daemon.ctr(&format!("content label {blob} containerd.io/gc.root=")).ok();
     collect(&daemon);
     assert_eq!(content(&daemon), 0);
+}
+
+/// The lease service on the daemon's socket: `ctr` has no command that gives a lease something to hold.
+fn leases(daemon: &Daemon) -> (Arc<dyn Leases>, Ctx) {
+    let ctx = Ctx::new(Namespace::new(daemon.namespace()).unwrap());
+    (rpc::leases::connect(socket::connect(daemon.address())), ctx)
+}
+
+#[tokio::test]
+async fn a_lease_keeps_what_it_holds_and_what_that_refers_to() {
+    let daemon = Daemon::orlop().start();
+    import(&daemon);
+    let listed = daemon.ctr("images ls").ok();
+    let manifest = listed
+        .split_whitespace()
+        .find(|word| word.starts_with("sha256:"))
+        .unwrap();
+    let snapshots_listed = daemon.ctr("snapshots ls").ok();
+    let layer = snapshots_listed
+        .split_whitespace()
+        .find(|word| word.starts_with("sha256:"))
+        .unwrap();
+    let (leases, ctx) = leases(&daemon);
+    leases
+        .create(&ctx, Some("keeper"), std::collections::BTreeMap::new())
+        .await
+        .unwrap();
+    let hold = |kind: &str, id: &str| LeaseResource {
+        kind: kind.to_owned(),
+        id: id.to_owned(),
+    };
+    leases
+        .add_resource(&ctx, "keeper", hold("content", manifest))
+        .await
+        .unwrap();
+    leases
+        .add_resource(&ctx, "keeper", hold("snapshots/overlayfs", layer))
+        .await
+        .unwrap();
+
+    daemon.ctr(&format!("images rm --sync {BUSYBOX}")).ok();
+    assert_eq!(
+        (content(&daemon), snapshots(&daemon)),
+        (3, 1),
+        "the manifest, what it refers to, and the layer"
+    );
+    leases
+        .delete_resource(&ctx, "keeper", hold("content", manifest))
+        .await
+        .unwrap();
+    collect(&daemon);
+    assert_eq!((content(&daemon), snapshots(&daemon)), (0, 1));
+    leases.delete(&ctx, "keeper", true).await.unwrap();
+    assert_eq!((content(&daemon), snapshots(&daemon)), (0, 0));
 }

@@ -4,6 +4,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 
+use orlop_plugin::channel::socket;
+use orlop_plugin::contract::{Any, Code, Container, Ctx, Namespace, Runtime};
+use orlop_plugin::rpc;
 use orlop_tests::Daemon;
 
 fn get(stream: &mut (impl Read + Write), path: &str) -> String {
@@ -79,4 +82,53 @@ fn a_second_daemon_on_the_same_socket_is_refused() {
     );
     assert!(output.fails().contains("in use"));
     daemon.ctr("version").ok();
+}
+
+#[tokio::test]
+async fn messages_are_as_large_as_the_configuration_says() {
+    let builder = Daemon::orlop();
+    let limits = builder.directory().join("limits.toml");
+    std::fs::write(
+        &limits,
+        "[grpc]\nmax_recv_message_size = 16384\nmax_send_message_size = 24576\n",
+    )
+    .unwrap();
+    let daemon = builder.config(&format!("imports = [{limits:?}]")).start();
+    let containers = rpc::containers::connect(socket::connect(daemon.address()));
+    let ctx = Ctx::new(Namespace::new(daemon.namespace()).unwrap());
+    let container = |id: &str, size: usize| Container {
+        id: id.to_owned(),
+        labels: std::collections::BTreeMap::new(),
+        image: String::new(),
+        runtime: Runtime {
+            name: "io.containerd.runc.v2".to_owned(),
+            options: None,
+        },
+        spec: Some(Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
+            value: vec![b' '; size],
+        }),
+        snapshotter: String::new(),
+        snapshot_key: String::new(),
+        created: std::time::SystemTime::UNIX_EPOCH,
+        updated: std::time::SystemTime::UNIX_EPOCH,
+        extensions: std::collections::BTreeMap::new(),
+        sandbox: String::new(),
+    };
+    let refused = containers.create(&ctx, container("large", 17_000)).await.unwrap_err();
+    assert_eq!(refused.code, Code::ResourceExhausted, "{refused}");
+    assert!(
+        containers.get(&ctx, "large").await.is_err(),
+        "a refused message had an effect"
+    );
+    containers.create(&ctx, container("one", 13_000)).await.unwrap();
+    containers.create(&ctx, container("two", 13_000)).await.unwrap();
+    assert_eq!(containers.get(&ctx, "one").await.unwrap().id, "one");
+    let refused = containers.list(&ctx, &[]).await;
+    let refused = match refused {
+        Ok(list) => orlop_plugin::contract::collect(list).await.unwrap_err(),
+        Err(refused) => refused,
+    };
+    assert_eq!(refused.code, Code::ResourceExhausted, "{refused}");
+    assert!(refused.to_string().contains("max_send_message_size"), "{refused}");
 }

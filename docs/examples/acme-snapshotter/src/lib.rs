@@ -44,7 +44,7 @@ async fn init(context: InitContext) -> Result<Instance, InitError> {
     let snapshotter = LayeredSnapshotter::open(context.root()?, Acme, Removal::AtOnce).await?;
     let ended = snapshotter.clone();
     Ok(Instance::new()
-        .with_contracts(Contracts { snapshotter: Some(Arc::new(snapshotter)), ..Contracts::default() })
+        .with_contracts(Contracts::default().with_snapshotter(Arc::new(snapshotter)))
         .export("root", context.root_path.display())
         // The next instance, after a reload, opens the same records.
         .on_shutdown(move || async move { ended.close() }))

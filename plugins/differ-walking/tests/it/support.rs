@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use orlop_plugin::contract::{Contracts, Ctx, Descriptor, Differ, Digest, Mount, Namespace, async_trait};
-use orlop_plugin::{Host, HostApi, HostPlugin, InitContext, Result};
+use orlop_plugin::{Host, HostApi, HostPlugin, InitContext, Reach, Result};
 
 use crate::store::Store;
 
@@ -14,11 +14,8 @@ struct Daemon(Store);
 
 #[async_trait]
 impl HostApi for Daemon {
-    fn daemon(&self) -> Contracts {
-        Contracts {
-            content: Some(Arc::new(self.0.clone())),
-            ..Contracts::default()
-        }
+    fn daemon(&self) -> Reach {
+        Contracts::default().with_content(Arc::new(self.0.clone())).into()
     }
 
     async fn plugins(&self, _: &str) -> Result<Vec<HostPlugin>> {

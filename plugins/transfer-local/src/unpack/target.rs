@@ -101,7 +101,7 @@ async fn named_differ(host: &Host, name: &str) -> Result<Arc<dyn Applier>> {
     let differ = differs
         .into_iter()
         .find(|plugin| plugin.uri.id == name)
-        .and_then(|plugin| plugin.contracts.differ);
+        .and_then(|plugin| plugin.contracts.differ());
     match differ {
         Some(differ) => Ok(differ),
         None => Err(Error::not_found(format!(

@@ -1,5 +1,4 @@
 //! The overlayfs snapshotter against the snapshotter contract, with real mounts, in each of its configurations.
-#![allow(missing_docs)]
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +9,7 @@ use orlop_plugin::snapshots::UID_MAPPING;
 use orlop_plugin::{InitError, Instance, testkit};
 
 async fn start(root: &Path, config: &str) -> Result<Instance, InitError> {
-    let registration = &orlop_snapshotter_overlayfs::registrations()[0];
+    let registration = &crate::registrations()[0];
     testkit::start(registration, root, config.parse().expect("TOML")).await
 }
 

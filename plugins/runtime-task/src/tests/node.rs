@@ -14,7 +14,7 @@ use orlop_plugin::contract::{
     Any, BoxStream, Code, Container, Containers, Contracts, CreateTask, Ctx, Envelope, Events, Labels, Mount,
     Namespace, Process, ProcessState, Runtime, Stdio, Tasks, async_trait, stream_of,
 };
-use orlop_plugin::{Error, Host, HostApi, HostPlugin, InitContext, Instance, Result};
+use orlop_plugin::{Error, Host, HostApi, HostPlugin, InitContext, Instance, Reach, Result};
 use serde_json::json;
 use tokio::sync::oneshot;
 use ttrpc::r#async::TtrpcContext;
@@ -104,12 +104,11 @@ struct Api(Arc<Records>);
 
 #[async_trait]
 impl HostApi for Api {
-    fn daemon(&self) -> Contracts {
-        Contracts {
-            containers: Some(self.0.clone()),
-            events: Some(self.0.clone()),
-            ..Contracts::default()
-        }
+    fn daemon(&self) -> Reach {
+        Contracts::default()
+            .with_containers(self.0.clone())
+            .with_events(self.0.clone())
+            .into()
     }
     async fn plugins(&self, _: &str) -> Result<Vec<HostPlugin>> {
         Ok(Vec::new())
@@ -171,7 +170,7 @@ impl Node {
 
     /// Starts the runtime on what is there.
     pub async fn boot(&mut self) {
-        let registration = orlop_runtime_task::registrations().remove(0);
+        let registration = crate::registrations().remove(0);
         let context = InitContext {
             uri: registration.uri.clone(),
             root_path: self.dir.path().join("root"),
