@@ -61,7 +61,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(address = %address.display(), took = ?begin.elapsed(), "containerd successfully booted");
 
-    tokio::spawn(crate::trim::after_start());
+    let counted = metrics.clone();
+    tokio::spawn(crate::trim::when_idle(move || counted.calls()));
     signals.end().await;
     tracing::info!("the daemon ends; containers run on");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

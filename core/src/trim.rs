@@ -1,21 +1,43 @@
-//! Gives the pages of code that only starting needed back.
+//! Gives memory back that an idle daemon does not need.
 //!
-//! Relocating, describing and initialising touch most of every library once; the kernel keeps those pages mapped for as long as the
-//! daemon lives. They are clean pages of files: dropped, they are read from the page cache again when a call needs them.
+//! Relocating, describing and initialising touch most of every library once, and an import touches much of the heap; the kernel keeps
+//! those pages for as long as the daemon lives. The code's are clean pages of files: dropped, they are read from the page cache again when
+//! a call needs them. The heap's free pages go back to the kernel.
 
-// madvise(2): a small, named place for `unsafe`.
+// madvise(2) and malloc_trim(3): a small, named place for `unsafe`.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
 use std::time::Duration;
 
-/// How long after start-up: by then the threads that only starting needed have ended too.
+/// How long after start-up to trim first: by then the threads that only starting needed have ended too.
 const SETTLED: Duration = Duration::from_millis(2500);
+/// A daemon without a call for this long is idle.
+const IDLE: Duration = Duration::from_secs(10);
 
-/// Trims once, when start-up is over.
-pub async fn after_start() {
+/// Trims when start-up is over, and again whenever calls came and the daemon has become idle since. `calls` counts those that have begun.
+pub async fn when_idle(calls: impl Fn() -> u64) {
     tokio::time::sleep(SETTLED).await;
+    let mut trimmed_after = None;
+    loop {
+        let before = calls();
+        if trimmed_after.is_some() {
+            tokio::time::sleep(IDLE).await;
+        }
+        if calls() == before && trimmed_after != Some(before) {
+            trim().await;
+            trimmed_after = Some(before);
+        }
+    }
+}
+
+async fn trim() {
     let trimmed = tokio::task::spawn_blocking(|| {
+        // SAFETY: it only gives free memory of the allocator back, under the allocator's own locks.
+        #[cfg(target_env = "gnu")]
+        unsafe {
+            libc::malloc_trim(0);
+        }
         let smaps = std::fs::read_to_string("/proc/self/smaps")?;
         for range in clean(&smaps) {
             drop_pages(range);
@@ -23,7 +45,7 @@ pub async fn after_start() {
         std::io::Result::Ok(())
     });
     if let Ok(Err(error)) = trimmed.await {
-        tracing::debug!(%error, "cannot read /proc/self/smaps: pages that starting needed stay mapped");
+        tracing::debug!(%error, "cannot read /proc/self/smaps: pages that nothing needs stay mapped");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Prometheus metrics, under the names that containerd's dashboards know (`grpc_server_*`), and Orlop's own (`orlop_*`).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
@@ -11,6 +12,7 @@ pub struct Metrics {
     started: IntCounterVec,
     handled: IntCounterVec,
     seconds: Option<HistogramVec>,
+    calls: AtomicU64,
 }
 
 /// A call that was started; told how it ended, or dropped, which is a cancellation.
@@ -60,12 +62,14 @@ impl Metrics {
             started,
             handled,
             seconds,
+            calls: AtomicU64::new(0),
         })
     }
 
     /// Counts a call that begins.
     pub fn started(&self, service: &str, method: &str) -> Call {
         self.started.with_label_values(&[service, method]).inc();
+        self.calls.fetch_add(1, Ordering::Relaxed);
         Call {
             started: Instant::now(),
             service: service.to_owned(),
@@ -74,6 +78,11 @@ impl Metrics {
             seconds: self.seconds.clone(),
             counted: false,
         }
+    }
+
+    /// How many calls have begun.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
     }
 
     /// All metrics in Prometheus' text form.

@@ -60,7 +60,7 @@ impl Remote {
         let mut request = tonic::Request::new(requests);
         convert::metadata(ctx, &mut request)?;
         let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-        match grpc.streaming(request, path, Raw(MAX_MESSAGE)).await {
+        match grpc.streaming(request, path, Raw).await {
             Ok(response) => Ok(response.into_inner()),
             Err(status) => Err(error(&status)),
         }

@@ -60,9 +60,8 @@ pub(super) fn decode<M: prost::Message + Default>(bytes: Bytes) -> Result<M> {
     M::decode(bytes).map_err(|error| Error::internal(format!("a message does not decode: {error}")))
 }
 
-/// The codec; sends messages of up to so many bytes.
-#[derive(Clone, Copy)]
-pub(super) struct Raw(pub usize);
+#[derive(Clone, Copy, Default)]
+pub(super) struct Raw;
 
 impl Codec for Raw {
     type Encode = Outgoing;
@@ -71,11 +70,11 @@ impl Codec for Raw {
     type Decoder = Self;
 
     fn encoder(&mut self) -> Self {
-        *self
+        Self
     }
 
     fn decoder(&mut self) -> Self {
-        *self
+        Self
     }
 }
 
@@ -84,14 +83,6 @@ impl Encoder for Raw {
     type Error = Status;
 
     fn encode(&mut self, message: Outgoing, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        // Checked here and not by tonic, whose code for it is another than gRPC's.
-        let length = message.length();
-        if length > self.0 {
-            return Err(Status::resource_exhausted(format!(
-                "a message of {length} bytes is larger than the limit of {}: ask for less, or raise [grpc] max_send_message_size",
-                self.0
-            )));
-        }
         message.encode_into(buffer);
         Ok(())
     }

@@ -47,15 +47,16 @@ impl Service<http::Request<Body>> for Server {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let limits: MessageLimits = request.extensions().get().copied().unwrap_or_default();
         let path = request.uri().path();
         let handler = Handler {
             service: self.name,
             method: path.rsplit_once('/').map_or(path, |(_, method)| method).to_owned(),
             answer: self.answer.clone(),
+            send: limits.send,
         };
         Box::pin(async move {
-            let limits: MessageLimits = request.extensions().get().copied().unwrap_or_default();
-            let mut grpc = tonic::server::Grpc::new(Raw(limits.send)).max_decoding_message_size(limits.receive);
+            let mut grpc = tonic::server::Grpc::new(Raw).max_decoding_message_size(limits.receive);
             Ok(grpc.streaming(handler, request.map(request_body)).await)
         })
     }
@@ -65,10 +66,11 @@ struct Handler {
     service: &'static str,
     method: String,
     answer: Arc<Answerer>,
+    send: usize,
 }
 
 impl Service<tonic::Request<Streaming<Bytes>>> for Handler {
-    type Response = tonic::Response<Answer>;
+    type Response = tonic::Response<Limited>;
     type Error = Status;
     type Future = BoxFuture<'static, Result<Self::Response, Status>>;
 
@@ -88,7 +90,36 @@ impl Service<tonic::Request<Streaming<Bytes>>> for Handler {
             ctx,
             incoming,
         });
-        Box::pin(async move { Ok(tonic::Response::new(answer.await?)) })
+        let send = self.send;
+        Box::pin(async move {
+            Ok(tonic::Response::new(Limited {
+                answer: answer.await?,
+                send,
+            }))
+        })
+    }
+}
+
+/// An answer in messages of up to `send` bytes.
+struct Limited {
+    answer: Answer,
+    send: usize,
+}
+
+impl Stream for Limited {
+    type Item = Result<Outgoing, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = std::task::ready!(self.answer.poll_next_unpin(cx));
+        // Checked here and not by tonic, whose code for it is another than gRPC's.
+        Poll::Ready(match next {
+            Some(Ok(message)) if message.length() > self.send => Some(Err(Status::resource_exhausted(format!(
+                "the answer has {} bytes, {} is the limit ([grpc] max_send_message_size on the daemon's socket): ask for less",
+                message.length(),
+                self.send
+            )))),
+            next => next,
+        })
     }
 }
 

@@ -17,7 +17,7 @@ pub fn report(place: &Place) -> anyhow::Result<()> {
     for peer in [Peer::Orlop, Peer::Containerd] {
         let daemon = place.start(peer)?;
         // Settled: what starting needed is given back.
-        std::thread::sleep(std::time::Duration::from_secs(4));
+        std::thread::sleep(std::time::Duration::from_secs(6));
         let mappings = mappings(daemon.pid())?;
         let total = mappings.values().fold(Pss::default(), |sum, pss| Pss {
             all: sum.all + pss.all,

@@ -4,7 +4,7 @@ use std::process::{Child, Command};
 
 use orlop_tests::command::eventually;
 use orlop_tests::image::{BUSYBOX, busybox};
-use orlop_tests::{Daemon, build_directory, repository};
+use orlop_tests::{Daemon, build_directory, built, repository};
 
 fn example(name: &str) -> std::path::PathBuf {
     let path = repository().join("target/example/debug").join(name);
@@ -45,6 +45,21 @@ fn the_same_code_is_a_proxy_plugin_of_containerd() {
     runs(&builder.config(&proxy).start());
 }
 
+#[test]
+fn a_library_is_served_as_a_proxy_plugin() {
+    let builder = Daemon::containerd();
+    let socket = builder.directory().join("acme.sock");
+    let mut served = Command::new(built("orlopd"));
+    served
+        .args(["plugin", "serve", "--socket"])
+        .arg(&socket)
+        .arg("--data")
+        .arg(builder.directory().join("acme"))
+        .arg(example("libacme_snapshotter.so"));
+    let (_acme, proxy) = Acme::spawn(&mut served, &socket);
+    runs(&builder.config(&proxy).start());
+}
+
 #[track_caller]
 fn runs(daemon: &Daemon) {
     let archive = busybox(&daemon.path(""), BUSYBOX, daemon.namespace());
@@ -75,14 +90,15 @@ impl Acme {
     /// Starts it; returns it with the configuration that names it.
     fn start(directory: &std::path::Path) -> (Self, String) {
         let socket = directory.join("acme.sock");
-        let child = Command::new(example("acme-snapshotter"))
-            .arg(&socket)
-            .arg(directory.join("acme"))
-            .spawn()
-            .unwrap();
+        let mut acme = Command::new(example("acme-snapshotter"));
+        Self::spawn(acme.arg(&socket).arg(directory.join("acme")), &socket)
+    }
+
+    fn spawn(command: &mut Command, socket: &std::path::Path) -> (Self, String) {
+        let child = command.spawn().unwrap();
         let acme = Self(child);
         eventually("the example listens", || {
-            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+            std::os::unix::net::UnixStream::connect(socket).is_ok()
         });
         (
             acme,
