@@ -47,13 +47,13 @@ nix::ioctl_none_bad!(loop_ctl_get_free, 0x4c82);
 nix::ioctl_write_ptr_bad!(loop_configure, 0x4c0a, LoopConfig);
 
 /// A loop device in use: it stays while this or a mount holds it.
-pub(super) struct LoopDevice {
-    pub(super) path: PathBuf,
+pub(crate) struct LoopDevice {
+    pub(crate) path: PathBuf,
     _open: File,
 }
 
 /// Puts `image` on a free loop device.
-pub(super) fn attach(image: &Path, read_only: bool) -> io::Result<LoopDevice> {
+pub(crate) fn attach(image: &Path, read_only: bool) -> io::Result<LoopDevice> {
     let say = |what: String| move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
     let open = |path: &Path| {
         OpenOptions::new()

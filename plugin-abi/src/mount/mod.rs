@@ -6,7 +6,7 @@
 //! What lives here: options as in fstab (`options`), long overlays (`overlay`), images on loop devices (`loop_device`).
 //! What does not: which mounts a snapshot has.
 
-mod loop_device;
+pub(crate) mod loop_device;
 mod options;
 mod overlay;
 mod temp;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   prepare   plan ─▶ mkdir ID ─▶ Layers::make ─▶ record committed        a crash before the end leaves ID without a record
-//!   commit    Layers::usage ─▶ record renamed                             the directory stays as it is
+//!   commit    Layers::commit ─▶ record renamed ─▶ Layers::settle          a crash before the record is renamed leaves an active snapshot
 //!   remove    record gone ─▶ directory removed (at once, or by cleanup)   a crash in between leaves ID without a record
 //!   start     every ID without a record is removed, in the background
 //! ```
@@ -12,7 +12,7 @@ use std::fs::{DirBuilder, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::records::{Records, Snapshot, Stored};
 use super::store::lock;
@@ -24,15 +24,37 @@ use crate::{Error, InitContext, Result, blocking};
 
 /// What differs between snapshotters that keep a directory a snapshot. Every function may block.
 pub trait Layers: Send + Sync + 'static {
+    /// Whether [`Layers::mounts`] does more than look things up in memory, and must be kept off its caller's thread.
+    const MOUNTS_BLOCK: bool = false;
+
     /// Makes what `snapshot` is in its own directory, which is there, empty and fresh. When it fails the directory is removed.
     fn make(&self, directories: &Directories, snapshot: &Snapshot) -> Result<()>;
 
-    /// How an active snapshot or a view is mounted. Only looks things up: it is called without the blocking pool.
+    /// How an active snapshot or a view is mounted.
     fn mounts(&self, directories: &Directories, snapshot: &Snapshot) -> Result<Vec<Mount>>;
 
     /// What an active snapshot itself takes on disk.
-    fn usage(&self, directories: &Directories, snapshot: &Stored) -> Result<Usage> {
+    fn usage(&self, directories: &Directories, snapshot: &Snapshot) -> Result<Usage> {
         disk_usage(&directories.of(snapshot.id))
+    }
+
+    /// Makes of an active snapshot what its children will stand on, durably, before it is recorded as committed; says what that takes on
+    /// disk. No second call for the same snapshot runs meanwhile.
+    ///
+    /// The record may not follow: after an error elsewhere comes [`Layers::revert`], after a crash nothing but, perhaps, another call of
+    /// this. Until the record is renamed the snapshot stays active, and keeps what an active one needs.
+    fn commit(&self, directories: &Directories, snapshot: &Snapshot) -> Result<Usage> {
+        self.usage(directories, snapshot)
+    }
+
+    /// Takes back what [`Layers::commit`] made, whole or in part: the snapshot stays active.
+    fn revert(&self, _directories: &Directories, _snapshot: &Snapshot) -> Result<()> {
+        Ok(())
+    }
+
+    /// Removes what only an active snapshot needs, after it was recorded as committed. What stays behind goes with the snapshot.
+    fn settle(&self, _directories: &Directories, _snapshot: &Snapshot) -> Result<()> {
+        Ok(())
     }
 
     /// Removes the directory of a snapshot with all that is in it.
@@ -69,6 +91,8 @@ struct Inner<L> {
     making: Mutex<BTreeSet<u64>>,
     /// One cleanup at a time: what a slow one found may have a new owner once a quick one has removed it.
     cleaning: Mutex<()>,
+    /// Active snapshots that are being committed.
+    committing: Committing,
 }
 
 /// The directory a snapshotter works in: the one configured, or the plugin's own. Made now if it is not there.
@@ -89,7 +113,8 @@ fn private_directory(path: &Path) -> Result<()> {
         .map_err(|error| Error::io(format!("make the directory {}", path.display()), &error))
 }
 
-fn remove_tree(directory: &Path) -> Result<()> {
+/// Removes a directory with all that is in it. One that is not there is fine. Blocks.
+pub fn remove_tree(directory: &Path) -> Result<()> {
     match std::fs::remove_dir_all(directory) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(Error::io(format!("remove {}", directory.display()), &error))
@@ -141,6 +166,7 @@ impl<L: Layers> LayeredSnapshotter<L> {
                 removal,
                 making: Mutex::default(),
                 cleaning: Mutex::default(),
+                committing: Committing::default(),
             }))
         })
         .await?;
@@ -189,12 +215,20 @@ impl<L: Layers> Snapshotter for LayeredSnapshotter<L> {
             return Ok(stored.usage);
         }
         let inner = Arc::clone(&self.0);
-        blocking(move || inner.layers.usage(&inner.directories, &stored)).await
+        blocking(move || {
+            let snapshot = inner.records.standing(stored)?;
+            inner.layers.usage(&inner.directories, &snapshot)
+        })
+        .await
     }
 
     async fn mounts(&self, _: &Ctx, key: &str) -> Result<Vec<Mount>> {
         let snapshot = self.0.records.mountable(key)?;
-        self.0.layers.mounts(&self.0.directories, &snapshot)
+        if !L::MOUNTS_BLOCK {
+            return self.0.layers.mounts(&self.0.directories, &snapshot);
+        }
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.layers.mounts(&inner.directories, &snapshot)).await
     }
 
     async fn prepare(&self, _: &Ctx, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>> {
@@ -274,14 +308,23 @@ impl<L: Layers> Inner<L> {
     }
 
     fn commit(&self, name: &str, key: &str, labels: Labels) -> Result<()> {
-        let stored = self.records.get(key)?;
-        // Measured outside of the transaction: nobody else waits for a walk through a large layer.
-        let usage = match stored.info.kind {
-            SnapshotKind::Active => self.layers.usage(&self.directories, &stored)?,
-            // Refused below.
-            SnapshotKind::View | SnapshotKind::Committed => Usage::default(),
+        let _alone = self.committing.enter(self.records.get(key)?.id);
+        // Checked before the work as well as in the transaction; whoever was here before may have committed it.
+        let snapshot = self.records.committable(name, key)?;
+        // Outside of the transaction: nobody else waits for a walk through a large layer.
+        let committed = self
+            .layers
+            .commit(&self.directories, &snapshot)
+            .map_err(|error| error.context(format_args!("commit snapshot {key}")))
+            .and_then(|usage| self.records.commit(name, key, labels, usage));
+        let after = match &committed {
+            Ok(_) => self.layers.settle(&self.directories, &snapshot),
+            Err(_) => self.layers.revert(&self.directories, &snapshot),
         };
-        self.records.commit(name, key, labels, usage).map(drop)
+        if let Err(error) = after {
+            tracing::warn!(%error, key, "something of a commit stays behind, until the snapshot is removed");
+        }
+        committed.map(drop)
     }
 
     /// Removes a directory whose record is gone. What does not work now is tried again by the next cleanup.
@@ -343,5 +386,38 @@ impl<'a> Making<'a> {
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         lock(self.all).remove(&self.id);
+    }
+}
+
+/// The snapshots that are being committed. Two commits of one snapshot come one after the other, and the second finds it gone.
+#[derive(Default)]
+struct Committing {
+    ids: Mutex<BTreeSet<u64>>,
+    left: Condvar,
+}
+
+/// One of them, until it is dropped.
+struct Alone<'a> {
+    among: &'a Committing,
+    id: u64,
+}
+
+// === impl Committing ===
+
+impl Committing {
+    /// Waits until nobody else commits snapshot `id`.
+    fn enter(&self, id: u64) -> Alone<'_> {
+        let mut ids = lock(&self.ids);
+        while !ids.insert(id) {
+            ids = self.left.wait(ids).unwrap_or_else(PoisonError::into_inner);
+        }
+        Alone { among: self, id }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        lock(&self.among.ids).remove(&self.id);
+        self.among.left.notify_all();
     }
 }

@@ -9,8 +9,8 @@
 //! without a record (cleaned at the next start) but never a record without its directory. The rules, which names may be taken, what
 //! may be committed, what may not be removed, are containerd's (`snapshots/storage`); they are checked again inside the transaction.
 //!
-//! A snapshotter that keeps a directory a snapshot implements [`Layers`], four small functions that may block, and is done. One with
-//! volumes of its own (thin devices, subvolumes) uses [`Records`] by itself.
+//! A snapshotter that keeps a directory a snapshot implements [`Layers`], a few small functions that may block, and is done: what is in
+//! the directory (files, a subvolume, an image) is its own business. One with volumes elsewhere (thin devices) uses [`Records`] by itself.
 
 mod layered;
 mod operations;
@@ -21,7 +21,7 @@ mod store;
 mod tests;
 mod usage;
 
-pub use layered::{Directories, LayeredSnapshotter, Layers, Removal, plugin_root};
+pub use layered::{Directories, LayeredSnapshotter, Layers, Removal, plugin_root, remove_tree};
 pub use records::{Records, Snapshot, Stored};
 pub use usage::disk_usage;
 

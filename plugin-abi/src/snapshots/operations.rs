@@ -98,6 +98,25 @@ pub(super) fn insert(tables: &mut Tables<'_>, snapshot: &Snapshot) -> Result<(),
     Ok(())
 }
 
+/// The record of `key`, if it may be committed as `name`.
+pub(super) fn committable(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+    key: &str,
+) -> Result<Record, Refusal> {
+    if find(table, name)?.is_some() {
+        return Err(Error::already_exists(format!("committed snapshot {name} already exists")).into());
+    }
+    let record = existing(table, key)?;
+    if record.kind() != Kind::Active {
+        return Err(Error::failed_precondition(format!(
+            "snapshot {key} is not active: only an active snapshot can be committed"
+        ))
+        .into());
+    }
+    Ok(record)
+}
+
 /// Turns the active `key` into the committed `name`. Its labels are replaced, not inherited.
 pub(super) fn commit(
     tables: &mut Tables<'_>,
@@ -106,16 +125,7 @@ pub(super) fn commit(
     labels: Labels,
     usage: Usage,
 ) -> Result<Stored, Refusal> {
-    if find(&tables.records, name)?.is_some() {
-        return Err(Error::already_exists(format!("committed snapshot {name} already exists")).into());
-    }
-    let mut record = existing(&tables.records, key)?;
-    if record.kind() != Kind::Active {
-        return Err(Error::failed_precondition(format!(
-            "snapshot {key} is not active: only an active snapshot can be committed"
-        ))
-        .into());
-    }
+    let mut record = committable(&tables.records, name, key)?;
     let now = nanoseconds(SystemTime::now());
     record.kind = Kind::Committed as i32;
     record.labels = without_empty(labels);

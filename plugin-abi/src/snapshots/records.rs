@@ -9,7 +9,7 @@ use redb::ReadableTable;
 
 use super::operations::{self, existing, named};
 use super::record::{Record, chosen, nanoseconds, time, without_empty};
-use super::store::{FIRST_ID, NEXT_ID, Store};
+use super::store::{FIRST_ID, NEXT_ID, Refusal, Store};
 use crate::contract::{Labels, SnapshotInfo, SnapshotKind, Usage};
 use crate::filter::Filters;
 use crate::{Error, Result};
@@ -91,13 +91,22 @@ impl Records {
         self.store.read(|table| {
             let stored = existing(table, key)?.stored(key);
             operations::mountable(stored.info.kind, key)?;
-            let parents = operations::parents(table, &stored.info.parent)?;
-            Ok(Snapshot {
-                id: stored.id,
-                info: stored.info,
-                parents,
-            })
+            with_parents(table, stored)
         })
+    }
+
+    /// `key` with its parents, if it may be committed as `name`: what [`Records::commit`] will check again.
+    pub fn committable(&self, name: &str, key: &str) -> Result<Snapshot> {
+        named("name", name)?;
+        self.store.read(|table| {
+            let stored = operations::committable(table, name, key)?.stored(key);
+            with_parents(table, stored)
+        })
+    }
+
+    /// A recorded snapshot with its parents.
+    pub(super) fn standing(&self, stored: Stored) -> Result<Snapshot> {
+        self.store.read(|table| with_parents(table, stored))
     }
 
     /// What a new snapshot will be, with a fresh id. Nothing is recorded before [`Records::insert`].
@@ -183,6 +192,15 @@ impl Records {
     pub fn ids(&self) -> Result<BTreeSet<u64>> {
         Ok(self.list(&[])?.into_iter().map(|stored| stored.id).collect())
     }
+}
+
+fn with_parents(table: &impl ReadableTable<&'static str, &'static [u8]>, stored: Stored) -> Result<Snapshot, Refusal> {
+    let parents = operations::parents(table, &stored.info.parent)?;
+    Ok(Snapshot {
+        id: stored.id,
+        info: stored.info,
+        parents,
+    })
 }
 
 /// The highest number that names an entry of a directory; zero when none does.

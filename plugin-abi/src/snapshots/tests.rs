@@ -305,3 +305,97 @@ fn usage_counts_an_inode_once() {
     assert_eq!(one.inodes, 2);
     assert!(one.size >= 10_000);
 }
+
+/// What a commit makes and leaves: `made` by [`Layers::commit`], `active` until [`Layers::settle`].
+struct Sealed;
+
+impl Layers for Sealed {
+    fn make(&self, directories: &Directories, snapshot: &Snapshot) -> Result<()> {
+        Directories::make(&directories.of(snapshot.id).join("active"), 0o700)
+    }
+
+    fn mounts(&self, _: &Directories, _: &Snapshot) -> Result<Vec<Mount>> {
+        Ok(Vec::new())
+    }
+
+    fn commit(&self, directories: &Directories, snapshot: &Snapshot) -> Result<Usage> {
+        // Fails when it is there: two at a time would fall over each other.
+        Directories::make(&directories.of(snapshot.id).join("made"), 0o700)?;
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        if snapshot.info.labels.contains_key("fails") {
+            return Err(Error::resource_exhausted("no space"));
+        }
+        let size = snapshot.parents.len() as u64;
+        Ok(Usage { inodes: 1, size })
+    }
+
+    fn revert(&self, directories: &Directories, snapshot: &Snapshot) -> Result<()> {
+        remove_tree(&directories.of(snapshot.id).join("made"))
+    }
+
+    fn settle(&self, directories: &Directories, snapshot: &Snapshot) -> Result<()> {
+        remove_tree(&directories.of(snapshot.id).join("active"))
+    }
+}
+
+#[test]
+fn a_commit_is_made_once_and_taken_back_when_it_fails() {
+    let root = tempfile::tempdir().expect("a directory");
+    let inside = |id: u64| {
+        let snapshot = root.path().join("snapshots").join(id.to_string());
+        ["active", "made"].map(|name| snapshot.join(name).exists())
+    };
+    run(async {
+        let ctx = Ctx::daemon();
+        let sealed = LayeredSnapshotter::open(root.path(), Sealed, Removal::AtOnce)
+            .await
+            .expect("opened");
+        sealed.prepare(&ctx, "a", "", Labels::new()).await.expect("prepared");
+        let [first, second] = ["A", "A2"].map(|name| {
+            let (sealed, ctx) = (sealed.clone(), ctx.clone());
+            async move { sealed.commit(&ctx, name, "a", Labels::new()).await }
+        });
+        let (first, second) = futures_util::future::join(first, second).await;
+        assert_eq!(
+            [first.is_ok(), second.is_ok()].iter().filter(|ok| **ok).count(),
+            1,
+            "{first:?} {second:?}"
+        );
+        refused(first.and(second), Code::NotFound);
+        assert_eq!(inside(1), [false, true], "what was active is gone");
+
+        let name = collect(sealed.list(&ctx, &[]).await.expect("listed"))
+            .await
+            .expect("listed")[0]
+            .name
+            .clone();
+        let fails = labels(&[("fails", "yes")]);
+        sealed.prepare(&ctx, "b", &name, fails).await.expect("prepared");
+        refused(
+            sealed.commit(&ctx, "B", "b", Labels::new()).await,
+            Code::ResourceExhausted,
+        );
+        assert_eq!(inside(2), [true, false], "it is active as before");
+        let info = sealed.stat(&ctx, "b").await.expect("there");
+        sealed
+            .update(
+                &ctx,
+                SnapshotInfo {
+                    labels: Labels::new(),
+                    ..info
+                },
+                &[],
+            )
+            .await
+            .expect("updated");
+        refused(
+            sealed.commit(&ctx, &name, "b", Labels::new()).await,
+            Code::AlreadyExists,
+        );
+        sealed.commit(&ctx, "B", "b", Labels::new()).await.expect("committed");
+        assert_eq!(
+            sealed.usage(&ctx, "B").await.expect("known"),
+            Usage { inodes: 1, size: 1 }
+        );
+    });
+}

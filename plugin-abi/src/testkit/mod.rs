@@ -13,6 +13,7 @@
 //! A suite runs every check, also behind one that failed, and then panics with all that is wrong. What the checks hold against is what containerd's own suites ask for, and the codes its clients act upon.
 
 mod content;
+mod disk;
 mod mounting;
 mod snapshotter;
 mod temporary;
@@ -32,6 +33,7 @@ use crate::registration::{Host, HostApi, HostPlugin};
 use crate::{Error, InitContext, InitError, Instance, Registration, Result, panic_message};
 
 pub use content::content_store;
+pub use disk::{Disk, image};
 pub use mounting::mounted;
 pub use snapshotter::snapshotter;
 

@@ -7,6 +7,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::temporary::Temporary;
 use crate::contract::Mount;
+use crate::mount::loop_device;
 use crate::{Error, Result};
 
 /// Options that are flags of mount(2); the others go to the file system.
@@ -57,14 +58,23 @@ impl Drop for Place {
 fn perform(what: &Mount, point: &Path) -> Result<()> {
     let mut flags = MsFlags::empty();
     let mut data = Vec::new();
-    for option in &what.options {
+    let on_loop_device = what.options.iter().any(|option| option == "loop");
+    for option in what.options.iter().filter(|option| *option != "loop") {
         match FLAGS.iter().find(|(name, _)| name == option) {
             Some((_, flag)) => flags |= *flag,
             None => data.push(option.clone()),
         }
     }
     let described = format!("{what:?} on {}", point.display());
-    let (what, point) = (what.clone(), point.to_owned());
+    let (mut what, point) = (what.clone(), point.to_owned());
+    // Held open until it is mounted: it frees itself with its last user.
+    let mut device = None;
+    if on_loop_device {
+        let attached = loop_device::attach(Path::new(&what.source), flags.contains(MsFlags::MS_RDONLY))
+            .map_err(|error| Error::io(format!("put {} on a loop device", what.source), &error))?;
+        what.source = attached.path.display().to_string();
+        device = Some(attached);
+    }
     // In a thread that has a working directory of its own: relative paths keep a long stack within the page that mount(2) takes.
     let thread = std::thread::spawn(move || -> nix::Result<()> {
         if let Some(parent) = shorten(&mut data) {
@@ -81,7 +91,9 @@ fn perform(what: &Mount, point: &Path) -> Result<()> {
         }
         Ok(())
     });
-    match thread.join() {
+    let joined = thread.join();
+    drop(device);
+    match joined {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Error::failed_precondition(format!("cannot mount {described}: {error}"))),
         Err(panic) => std::panic::resume_unwind(panic),

@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::PathBuf;
 
 use orlop_plugin::contract::{Mount, SnapshotInfo, SnapshotKind, Usage};
-use orlop_plugin::snapshots::{Directories, Layers, Snapshot, Stored, disk_usage};
+use orlop_plugin::snapshots::{Directories, Layers, Snapshot, disk_usage};
 use orlop_plugin::{Error, Result};
 
 use crate::id_map::root_owner;
@@ -109,7 +109,7 @@ impl Layers for Overlay {
         }])
     }
 
-    fn usage(&self, directories: &Directories, snapshot: &Stored) -> Result<Usage> {
+    fn usage(&self, directories: &Directories, snapshot: &Snapshot) -> Result<Usage> {
         disk_usage(&upper(directories, snapshot.id))
     }
 

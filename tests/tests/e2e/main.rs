@@ -11,5 +11,6 @@ mod crash;
 mod garbage;
 mod plugins;
 mod server;
+mod snapshotters;
 mod tree;
 mod vendor;

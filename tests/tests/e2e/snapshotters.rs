@@ -1,0 +1,74 @@
+//! Containers on snapshotters other than the default one.
+
+use orlop_plugin::contract::Mount;
+use orlop_plugin::mount::mount_one;
+use orlop_plugin::testkit::image;
+use orlop_tests::image::BUSYBOX;
+use orlop_tests::{Daemon, Output};
+
+/// One of two clients.
+type Ctr = fn(&Daemon, &str) -> Output;
+
+/// Runs containers of both clients on `snapshotter`; one writes, the next does not see it, and nothing stays.
+fn containers_run(daemon: &Daemon, snapshotter: &str) {
+    daemon.import_busybox();
+    for (name, ctr) in [("ours", Daemon::ctr as Ctr), ("debians", Daemon::debian_ctr)] {
+        let run = |id: &str, command: &str| {
+            ctr(
+                daemon,
+                &format!("run --rm --snapshotter {snapshotter} {BUSYBOX} {name}-{id} {command}"),
+            )
+        };
+        assert_eq!(run("t1", "/bin/echo hello").ok(), "hello\n");
+        run("t2", "/bin/touch /etc/written").ok();
+        run("t3", "/bin/ls /etc/written").fails();
+        ctr(
+            daemon,
+            &format!("run -d --snapshotter {snapshotter} {BUSYBOX} {name}-d /bin/sleep 1000"),
+        )
+        .ok();
+        ctr(daemon, &format!("tasks exec --exec-id x {name}-d /bin/touch /kept")).ok();
+        assert_eq!(
+            ctr(daemon, &format!("tasks exec --exec-id y {name}-d /bin/ls /kept")).ok(),
+            "/kept\n"
+        );
+        let table = ctr(daemon, &format!("snapshots --snapshotter {snapshotter} ls")).ok();
+        assert!(
+            table.contains("Committed") && table.contains(&format!("{name}-d")),
+            "{table}"
+        );
+        let usage = ctr(daemon, &format!("snapshots --snapshotter {snapshotter} usage {name}-d")).ok();
+        assert!(usage.contains("iB") || usage.contains(" B"), "{usage}");
+        ctr(daemon, &format!("tasks kill -s SIGKILL {name}-d")).ok();
+        orlop_tests::command::eventually("the task stops", || ctr(daemon, "tasks ls").ok().contains("STOPPED"));
+        ctr(daemon, &format!("tasks rm {name}-d"));
+        ctr(daemon, &format!("containers rm {name}-d")).ok();
+        let table = ctr(daemon, &format!("snapshots --snapshotter {snapshotter} ls")).ok();
+        assert_eq!(table.lines().count(), 2, "the image's layer stays: {table}");
+    }
+}
+
+#[test]
+fn on_btrfs() {
+    let builder = Daemon::orlop();
+    let (disk, root) = (builder.directory().join("disk"), builder.directory().join("root"));
+    image("btrfs", &disk, 1 << 30);
+    std::fs::create_dir(&root).unwrap();
+    let mount = Mount {
+        kind: "btrfs".into(),
+        source: disk.display().to_string(),
+        target: String::new(),
+        options: vec!["loop".into()],
+    };
+    // Unmounted with whatever else is below the daemon's directory.
+    mount_one(&mount, &root).unwrap();
+    let mut daemon = builder.start();
+    let plugins = daemon.ctr("plugins ls id==btrfs").ok();
+    assert!(plugins.trim_end().ends_with("ok"), "{plugins}");
+    containers_run(&daemon, "btrfs");
+    // And again, by a daemon that finds what another one made.
+    daemon.stop();
+    daemon.start();
+    let again = daemon.ctr(&format!("run --rm --snapshotter btrfs {BUSYBOX} again /bin/echo again"));
+    assert_eq!(again.ok(), "again\n");
+}
