@@ -1,11 +1,12 @@
 //! Mounts a snapshot on a directory of this machine, as the daemon describes its mounts.
 
 use crate::spec::rootfs::shorten;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use containerd_client::types::Mount;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::path::Path;
+use std::process::Command;
 
 /// Mounts all of `mounts`, one over the other, on `target`. What was mounted is taken down when one fails.
 pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
@@ -33,9 +34,34 @@ pub fn unmount_all(target: &Path) -> Result<()> {
     }
 }
 
+/// Whether the source of a mount is an image that a loop device must carry.
+pub(crate) fn needs_loop_device(one: &Mount) -> bool {
+    one.options.iter().any(|option| option == "loop")
+}
+
+/// Mounts an image. mount(8) finds a loop device for it, which the kernel frees with the mount.
+pub(crate) fn mount_image(kind: &str, source: &str, options: &[String], target: &Path) -> Result<()> {
+    let what = || format!("cannot mount the image {source} ({kind}) on {}", target.display());
+    let output = Command::new("mount")
+        .args(["-i", "-t", kind, "-o", &options.join(","), "--", source])
+        .arg(target)
+        .output()
+        .with_context(|| format!("{}: cannot start mount", what()))?;
+    ensure!(
+        output.status.success(),
+        "{}: {}",
+        what(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
 fn mount_one(one: &Mount, target: &Path) -> Result<()> {
     let target = target.join(one.target.trim_start_matches('/'));
     let target = std::path::absolute(&target).with_context(|| format!("target {}", target.display()))?;
+    if needs_loop_device(one) {
+        return mount_image(&one.r#type, &one.source, &one.options, &target);
+    }
     let (flags, data) = options(&one.options);
     let data = shorten(data)?;
     let previous = match &data.directory {
@@ -80,7 +106,7 @@ fn options(options: &[String]) -> (MsFlags, Vec<String>) {
     let mut data = Vec::new();
     for option in options {
         let (flag, set) = match option.as_str() {
-            "defaults" | "loop" => continue,
+            "defaults" => continue,
             "ro" => (MsFlags::MS_RDONLY, true),
             "rw" => (MsFlags::MS_RDONLY, false),
             "bind" => (MsFlags::MS_BIND, true),

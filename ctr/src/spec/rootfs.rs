@@ -4,6 +4,7 @@
 //! regular (a fifo would block), and have a size limit (CVE-2023-25153).
 
 use super::users::{Users, parse_group, parse_passwd};
+use crate::mounting::{mount_image, needs_loop_device};
 use anyhow::{Context, Result, ensure};
 use containerd_client::types::Mount;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -92,7 +93,11 @@ impl Drop for Mounted {
 }
 
 fn mount_read_only(one: &Mount, target: &Path) -> Result<()> {
-    let Options { mut flags, data } = read_only_options(one);
+    let Options { mut flags, mut data } = read_only_options(one);
+    if needs_loop_device(one) {
+        data.extend(["ro", "nosuid", "nodev", "noexec"].map(str::to_owned));
+        return mount_image(&one.r#type, &one.source, &data, target);
+    }
     flags |= MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let data = shorten(data)?;
     let what = || format!("cannot mount {} ({}) to read its users", one.source, one.r#type);

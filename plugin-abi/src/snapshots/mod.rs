@@ -12,6 +12,7 @@
 //! A snapshotter that keeps a directory a snapshot implements [`Layers`], a few small functions that may block, and is done: what is in
 //! the directory (files, a subvolume, an image) is its own business. One with volumes elsewhere (thin devices) uses [`Records`] by itself.
 
+mod copy;
 mod layered;
 mod operations;
 mod record;
@@ -21,6 +22,7 @@ mod store;
 mod tests;
 mod usage;
 
+pub use copy::copy_contents;
 pub use layered::{Directories, LayeredSnapshotter, Layers, Removal, plugin_root, remove_tree};
 pub use records::{Records, Snapshot, Stored};
 pub use usage::disk_usage;

@@ -6,7 +6,7 @@ use orlop_tests::image::BUSYBOX;
 use orlop_tests::{Daemon, build_directory, built, command};
 
 /// The libraries that this tree builds, with what is in them.
-const LIBRARIES: [(&str, &str, &str); 7] = [
+const LIBRARIES: [(&str, &str, &str); 8] = [
     (
         "io.containerd.snapshotter.v1",
         "overlayfs",
@@ -18,6 +18,11 @@ const LIBRARIES: [(&str, &str, &str); 7] = [
         "liborlop_snapshotter_native.so",
     ),
     ("io.containerd.snapshotter.v1", "btrfs", "liborlop_snapshotter_btrfs.so"),
+    (
+        "io.containerd.snapshotter.v1",
+        "blockfile",
+        "liborlop_snapshotter_blockfile.so",
+    ),
     ("io.containerd.gc.v1", "scheduler", "liborlop_gc_scheduler.so"),
     ("io.containerd.transfer.v1", "local", "liborlop_transfer_local.so"),
     ("io.containerd.nri.v1", "nri", "liborlop_nri.so"),
@@ -25,7 +30,7 @@ const LIBRARIES: [(&str, &str, &str); 7] = [
 ];
 
 /// Those that are off by default, or for machines that tests do not run on.
-const SKIPPED: [&str; 2] = ["nri", "btrfs"];
+const SKIPPED: [&str; 3] = ["nri", "btrfs", "blockfile"];
 
 /// The cells of a row of `plugins ls`: type, id, platforms, status.
 fn row(table: &str, kind: &str, id: &str) -> Option<[String; 4]> {

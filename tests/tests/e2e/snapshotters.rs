@@ -43,6 +43,13 @@ fn containers_run(daemon: &Daemon, snapshotter: &str) {
         orlop_tests::command::eventually("the task stops", || ctr(daemon, "tasks ls").ok().contains("STOPPED"));
         ctr(daemon, &format!("tasks rm {name}-d"));
         ctr(daemon, &format!("containers rm {name}-d")).ok();
+        let target = daemon.path(&format!("mounted-{name}"));
+        std::fs::create_dir(&target).unwrap();
+        let (at, of) = (target.display(), format!("--snapshotter {snapshotter}"));
+        ctr(daemon, &format!("images mount {of} {BUSYBOX} {at}")).ok();
+        assert!(target.join("bin/busybox").is_file());
+        ctr(daemon, &format!("images unmount --rm {of} {at}")).ok();
+        assert!(!target.join("bin").exists());
         let table = ctr(daemon, &format!("snapshots --snapshotter {snapshotter} ls")).ok();
         assert_eq!(table.lines().count(), 2, "the image's layer stays: {table}");
     }
@@ -71,4 +78,17 @@ fn on_btrfs() {
     daemon.start();
     let again = daemon.ctr(&format!("run --rm --snapshotter btrfs {BUSYBOX} again /bin/echo again"));
     assert_eq!(again.ok(), "again\n");
+}
+
+#[test]
+fn on_block_files() {
+    let builder = Daemon::orlop();
+    let scratch = builder.directory().join("scratch.ext4");
+    image("ext4", &scratch, 64 << 20);
+    let daemon = builder
+        .config(&format!(
+            "[plugins.\"io.containerd.snapshotter.v1.blockfile\"]\nscratch_file = {scratch:?}"
+        ))
+        .start();
+    containers_run(&daemon, "blockfile");
 }
