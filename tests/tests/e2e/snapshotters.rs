@@ -92,3 +92,27 @@ fn on_block_files() {
         .start();
     containers_run(&daemon, "blockfile");
 }
+
+#[test]
+fn those_that_are_not_there_say_why() {
+    let daemon = Daemon::orlop()
+        .config("[plugins.\"io.containerd.snapshotter.v1.devmapper\"]\npool_name = \"thin\"\nbase_image_size = \"1GB\"")
+        .start();
+    for (id, reason) in [
+        (
+            "btrfs",
+            "must be a btrfs filesystem to be used with the btrfs snapshotter: skip plugin",
+        ),
+        ("blockfile", "no scratch file generator: skip plugin"),
+        ("zfs", "must be a zfs filesystem to be used with the zfs snapshotter"),
+        ("aufs", "aufs is not supported"),
+        (
+            "devmapper",
+            "not available in this release, so pool \"thin\" is not used",
+        ),
+    ] {
+        let details = daemon.ctr(&format!("plugins ls -d id=={id}")).ok();
+        // Escaped, as containerd's own client shows it.
+        assert!(details.replace('\\', "").contains(reason), "{id}: {details}");
+    }
+}
