@@ -10,6 +10,7 @@ pub mod command;
 pub mod daemon;
 pub mod image;
 pub mod process;
+pub mod registry;
 
 pub use command::Output;
 pub use daemon::{Builder, Daemon};

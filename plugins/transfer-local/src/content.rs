@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -10,11 +10,15 @@ use orlop_plugin::contract::{
     BoxStream, Code, CommitOptions, ContentInfo, ContentStore, Ctx, Digest, IngestWriter, Labels, WriterOptions,
 };
 use orlop_plugin::{Error, Result};
+use tokio::time::sleep;
 
 use crate::oci::{Descriptor, MAX_DOCUMENT};
 
 /// Pieces of a stream are gathered up to this size, because each write to the store is a hop to a thread that may block.
 const WRITE_SIZE: usize = 256 << 10;
+
+/// The longest pause before looking again whether another writer is done.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// The content of one namespace, under one lease.
 #[derive(Clone)]
@@ -126,6 +130,44 @@ impl Content {
         })
     }
 
+    /// Opens the ingest `reference` of a blob where it was left, and says where that is; `None` when the blob is there. Waits while
+    /// somebody else writes it.
+    pub async fn resume(&self, reference: String, descriptor: &Descriptor) -> Result<Option<(Ingest, u64)>> {
+        let options = WriterOptions {
+            reference: reference.clone(),
+            total: descriptor.size,
+            expected: Some(descriptor.digest.clone()),
+        };
+        let mut pause = Duration::from_millis(20);
+        let mut writer = loop {
+            match self.store.writer(&self.ctx, options.clone()).await {
+                Ok(writer) => break writer,
+                Err(error) if error.is_already_exists() => {
+                    self.check(descriptor).await?;
+                    return Ok(None);
+                }
+                Err(error) if error.code == Code::Unavailable => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+                Err(error) => return Err(error.context(format!("store the blob {}", descriptor.digest))),
+            }
+        };
+        let mut offset = writer.status().await?.offset;
+        if offset > descriptor.size {
+            writer.truncate(0).await?;
+            offset = 0;
+        }
+        let ingest = Ingest {
+            content: self.clone(),
+            reference,
+            writer: Some(writer),
+            expected: Some(descriptor.digest.clone()),
+            pending: BytesMut::new(),
+        };
+        Ok(Some((ingest, offset)))
+    }
+
     /// Stores a small blob that we have made.
     pub async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<Digest> {
         let (digest, size) = (crate::oci::digest_of(&bytes), bytes.len() as u64);
@@ -176,6 +218,14 @@ impl Ingest {
             writer.write(self.pending.split().freeze()).await?;
         }
         Ok(())
+    }
+
+    /// Hands what was written over to the store, which keeps it when this is dropped.
+    pub async fn flush(&mut self) -> Result<()> {
+        match &mut self.writer {
+            Some(writer) if !self.pending.is_empty() => writer.write(self.pending.split().freeze()).await,
+            _ => Ok(()),
+        }
     }
 
     /// Makes it a blob. `FailedPrecondition` when its digest or size is not what was expected.

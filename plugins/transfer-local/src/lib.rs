@@ -1,7 +1,7 @@
-//! `io.containerd.transfer.v1.local`: moves images between archives and the stores of this machine, on the daemon's side.
+//! `io.containerd.transfer.v1.local`: moves images between registries, archives and the stores of this machine, on the daemon's side.
 //!
 //! A client names the two ends of a transfer and opens a stream where bytes pass between it and us; everything else happens here:
-//! reading and writing archives ([`archive`]), understanding the documents in them ([`oci`], [`walk`]), keeping them from garbage
+//! speaking to registries ([`registry`]), reading and writing archives ([`archive`]), understanding the documents in them ([`oci`], [`walk`]), keeping them from garbage
 //! collection ([`gc_labels`], [`lease`]) and unpacking them ([`unpack`]). The stores themselves, snapshotters and differs are the
 //! daemon's, reached through its contracts.
 
@@ -18,6 +18,9 @@ mod import;
 mod lease;
 mod oci;
 mod progress;
+mod pull;
+mod push;
+mod registry;
 mod stream;
 mod unpack;
 mod walk;
@@ -39,6 +42,8 @@ use endpoint::Endpoint;
 use lease::Leased;
 use oci::{Descriptor, Platform};
 use progress::Progress;
+use registry::Patience;
+use tokio::sync::Semaphore;
 use unpack::KeyedLocks;
 
 /// What this crate registers.
@@ -65,6 +70,11 @@ pub struct LocalTransfer {
     host: Host,
     config: Config,
     locks: Arc<KeyedLocks>,
+    /// Layers that are fetched at a time, by all transfers.
+    downloads: Arc<Semaphore>,
+    /// Layers that are sent at a time, by all transfers.
+    uploads: Arc<Semaphore>,
+    patience: Patience,
 }
 
 // === impl LocalTransfer ===
@@ -73,9 +83,12 @@ impl LocalTransfer {
     /// Transfers with the stores of `host`.
     pub fn new(host: Host, config: Config) -> Self {
         Self {
+            downloads: Arc::new(Semaphore::new(limit_of(config.max_concurrent_downloads))),
+            uploads: Arc::new(Semaphore::new(limit_of(config.max_concurrent_uploaded_layers))),
             host,
             config,
             locks: Arc::default(),
+            patience: Patience::default(),
         }
     }
 
@@ -97,12 +110,27 @@ impl LocalTransfer {
             (Endpoint::Import(archive), Endpoint::Export(copy)) => {
                 import::echo(&self.host, ctx, &archive.stream, &copy.stream).await
             }
-            (Endpoint::Registry(_), _) | (_, Endpoint::Registry(_)) => Err(Error::unimplemented(format!(
-                "cannot transfer from {} to {}: this plugin does not speak to registries; use the client's own way \
-                 (`ctr images pull --local`, `ctr images push --local`)",
-                source.describe(),
-                destination.describe()
-            ))),
+            (Endpoint::Registry(registry), Endpoint::Store(store)) => {
+                let pull = pull::Pull {
+                    host: &self.host,
+                    config: &self.config,
+                    locks: &self.locks,
+                    downloads: &self.downloads,
+                    patience: self.patience,
+                    progress,
+                };
+                pull.run(ctx, registry, store).await
+            }
+            (Endpoint::Store(store), Endpoint::Registry(registry)) => {
+                let push = push::Push {
+                    host: &self.host,
+                    config: &self.config,
+                    uploads: &self.uploads,
+                    patience: self.patience,
+                    progress,
+                };
+                push.run(ctx, store, registry).await
+            }
             _ => Err(Error::unimplemented(format!(
                 "cannot transfer from {} to {}",
                 source.describe(),
@@ -133,6 +161,14 @@ impl LocalTransfer {
         .await;
         leased.release().await;
         tagged
+    }
+}
+
+/// A limit of the configuration, where 0 is none.
+fn limit_of(configured: u32) -> usize {
+    match configured {
+        0 => Semaphore::MAX_PERMITS,
+        limit => limit as usize,
     }
 }
 

@@ -116,7 +116,8 @@ async fn descend(content: &Content, root: &Descriptor, selection: &Selection) ->
     Ok(walked)
 }
 
-fn wanted(index: Index, selection: &Selection) -> Vec<Descriptor> {
+/// The children of an index that are wanted.
+pub fn wanted(index: Index, selection: &Selection) -> Vec<Descriptor> {
     let mut children = index.manifests;
     if !selection.all_metadata {
         children.retain(|child| selection.platforms.accepts(child.platform.as_ref()));
@@ -140,7 +141,8 @@ async fn check_layers(content: &Content, layers: &[Descriptor]) -> Result<()> {
     Ok(())
 }
 
-async fn label(content: &Content, descriptor: &Descriptor, children: &[&Descriptor]) -> Result<()> {
+/// Labels a document so that garbage collection finds its children.
+pub async fn label(content: &Content, descriptor: &Descriptor, children: &[&Descriptor]) -> Result<()> {
     match child_labels(children) {
         labels if labels.is_empty() => Ok(()),
         labels => content.label(&descriptor.digest, labels).await,

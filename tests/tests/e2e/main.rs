@@ -10,6 +10,7 @@ mod config;
 mod crash;
 mod garbage;
 mod plugins;
+mod registry;
 mod server;
 mod snapshotters;
 mod tree;

@@ -130,7 +130,7 @@ fn is_domain(first: &str) -> bool {
     first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
-fn is_host(domain: &str) -> bool {
+pub(crate) fn is_host(domain: &str) -> bool {
     let (host, port) = match domain.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (domain, "0"),
@@ -145,14 +145,14 @@ fn is_host(domain: &str) -> bool {
     (bracketed || host.split('.').all(label)) && !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn is_tag(tag: &str) -> bool {
+pub(crate) fn is_tag(tag: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     (1..=128).contains(&tag.len())
         && word(tag.as_bytes()[0])
         && tag.bytes().all(|byte| word(byte) || byte == b'.' || byte == b'-')
 }
 
-fn is_path_component(component: &str) -> bool {
+pub(crate) fn is_path_component(component: &str) -> bool {
     let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let mut separator = String::new();
     for byte in component.bytes() {

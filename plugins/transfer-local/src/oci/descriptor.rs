@@ -6,7 +6,7 @@ use orlop_plugin::contract::{self, Digest};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-use super::Platform;
+use super::{Platform, media_type};
 
 /// What a document says of a blob. Fields are in the order in which containerd writes them, so that both make the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +76,23 @@ impl From<contract::Descriptor> for Descriptor {
             ..Self::new(&descriptor.media_type, descriptor.digest, descriptor.size)
         }
     }
+}
+
+/// The name of the ingest of a blob, as containerd chooses it (`remotes.MakeRefKey`).
+pub fn reference_key(descriptor: &Descriptor) -> String {
+    let kind = descriptor.media_type.as_str();
+    let prefix = if media_type::is_manifest(kind) {
+        "manifest"
+    } else if media_type::is_index(kind) {
+        "index"
+    } else if media_type::is_layer(kind) {
+        "layer"
+    } else if media_type::is_known_config(kind) {
+        "config"
+    } else {
+        "unknown"
+    };
+    format!("{prefix}-{}", descriptor.digest)
 }
 
 /// The canonical digest of `bytes`.

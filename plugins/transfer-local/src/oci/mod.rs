@@ -5,7 +5,7 @@ mod document;
 pub mod media_type;
 mod platform;
 
-pub use descriptor::{Descriptor, digest_of};
+pub use descriptor::{Descriptor, digest_of, reference_key};
 pub use document::{Document, ImageConfig, Index, Manifest, parse_config, parse_document, to_json};
 pub use platform::{Platform, PlatformFilter};
 

@@ -53,9 +53,9 @@ impl Attached {
         self.outgoing.send(Ok(message)).await.map_err(|_| gone())
     }
 
-    /// Sends a message if that can be done at once: for what may as well be lost.
-    pub fn try_send(&self, message: Any) {
-        let _ = self.outgoing.try_send(Ok(message));
+    /// Sends a message if that can be done at once, and says whether it could.
+    pub fn try_send(&self, message: Any) -> bool {
+        self.outgoing.try_send(Ok(message)).is_ok()
     }
 
     /// Ends the stream, with `failure` if there is one, and returns once the transport has taken all that was sent.

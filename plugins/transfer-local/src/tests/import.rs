@@ -267,16 +267,16 @@ async fn a_tag_is_a_further_name() {
 }
 
 #[tokio::test]
-async fn registries_are_said_to_be_beyond_it() {
+async fn what_is_no_transfer_is_said_to_be_none() {
     let registry = OciRegistry {
         reference: "docker.io/library/alpine:latest".to_owned(),
         ..OciRegistry::default()
     };
     let done = Daemon::new()
         .plugin()
-        .transfer(&ctx(), to_any(&registry), to_any(&plain()), "")
+        .transfer(&ctx(), to_any(&registry), to_any(&registry), "")
         .await;
-    let error = done.expect_err("no registries here");
+    let error = done.expect_err("from a registry to a registry");
     assert_eq!(error.code, Code::Unimplemented);
     assert!(error.message.contains("docker.io/library/alpine:latest"), "{error}");
 }

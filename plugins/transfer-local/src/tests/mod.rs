@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod export;
+mod faults;
 mod import;
+mod registry;
 
 use containerd_client::types;
 use containerd_client::types::transfer::{ImageReference, ImageStore, UnpackConfiguration};

@@ -45,12 +45,13 @@ pub struct Unpacker {
     pub locks: Arc<KeyedLocks>,
 }
 
-/// What has arrived of an archive, while more may come.
+/// What has arrived of an archive or an image, while more may come.
 #[derive(Default)]
-struct Arrivals {
-    blobs: BTreeSet<Digest>,
-    /// The archive turned out to be no good: nothing further needs to be unpacked.
-    given_up: bool,
+pub struct Arrivals {
+    /// The blobs that are stored.
+    pub blobs: BTreeSet<Digest>,
+    /// It turned out to be no good: nothing further needs to be unpacked.
+    pub given_up: bool,
 }
 
 /// The chain ids of a file system: those of each layer with all layers below it.
@@ -70,12 +71,17 @@ pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
 impl Unpacker {
     /// Unpacks the image of `manifest` for every target of its platform; nothing for what is no image, or has none.
     pub async fn unpack(&self, manifest: &Manifest) -> Result<()> {
+        self.unpack_arriving(manifest, None).await
+    }
+
+    /// The same while its layers still arrive; its configuration must be there.
+    pub async fn unpack_arriving(&self, manifest: &Manifest, arrived: Option<watch::Receiver<Arrivals>>) -> Result<()> {
         if self.targets.is_empty() || !media_type::is_config(&manifest.config.media_type) {
             return Ok(());
         }
         let config = self.content.read_document(&manifest.config).await?;
         let config = parse_config(&manifest.config.digest, &config)?;
-        self.unpack_image(manifest, &config, None).await
+        self.unpack_image(manifest, &config, arrived).await
     }
 
     async fn unpack_image(
@@ -140,7 +146,7 @@ impl Unpacker {
             let ready = |arrived: &Arrivals| arrived.given_up || arrived.blobs.contains(&layer.digest);
             match arrived.wait_for(ready).await.map(|arrived| arrived.given_up) {
                 Ok(false) => {}
-                Ok(true) => return Err(Error::cancelled("the archive could not be read")),
+                Ok(true) => return Err(Error::cancelled("not all of it could be read")),
                 Err(_) => return Err(Error::not_found(format!("the blob {} never came", layer.digest))),
             }
         }

@@ -1,0 +1,137 @@
+//! TLS towards a host: whom to trust, and who we are.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use orlop_plugin::{Error, Result};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use super::hosts::{HostConfig, Scheme};
+
+/// The configuration for `host`. Blocks: it reads the system's certificates and the host's.
+pub fn client_config(host: &HostConfig) -> Result<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::internal(format!("set TLS up: {error}")))?;
+    let builder = if host.skip_verify {
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+    } else {
+        builder.with_root_certificates(roots(host)?)
+    };
+    // A server chooses by authority among several of ours in containerd; here the first is ours.
+    match host.client.first() {
+        None => Ok(builder.with_no_client_auth()),
+        Some((certificate, key)) => {
+            let chain = certificates(certificate)?;
+            let key = key.as_deref().unwrap_or(certificate);
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("private key", key, &error))?;
+            builder.with_client_auth_cert(chain, private).map_err(|error| {
+                Error::invalid_argument(format!(
+                    "the certificate {} does not go with the key {}: {error}",
+                    certificate.display(),
+                    key.display()
+                ))
+            })
+        }
+    }
+}
+
+fn roots(host: &HostConfig) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    // A redirect may lead from plain HTTP to a host with TLS, so the system's are there in any case.
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::debug!(%error, "a certificate of the system cannot be read");
+    }
+    let (trusted, _) = roots.add_parsable_certificates(system.certs);
+    for file in &host.ca {
+        for certificate in certificates(file)? {
+            roots.add(certificate).map_err(|error| {
+                Error::invalid_argument(format!(
+                    "{} holds a certificate that cannot be trusted: {error}",
+                    file.display()
+                ))
+            })?;
+        }
+    }
+    if trusted == 0 && host.ca.is_empty() && host.scheme == Scheme::Https {
+        return Err(Error::failed_precondition(format!(
+            "no certificate authority is trusted on this machine, so {} cannot be verified: install ca-certificates, or name a \
+             `ca` in its hosts.toml",
+            host.authority
+        )));
+    }
+    Ok(roots)
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = read.map_err(|error| unreadable("certificate", file, &error))?;
+    if certificates.is_empty() {
+        return Err(Error::invalid_argument(format!(
+            "{} holds no certificate",
+            file.display()
+        )));
+    }
+    Ok(certificates)
+}
+
+fn unreadable(what: &str, file: &Path, error: &rustls::pki_types::pem::Error) -> Error {
+    Error::invalid_argument(format!("cannot read a {what} from {}: {error}", file.display()))
+}
+
+/// Takes any certificate (`skip_verify`), but still checks that the host has its key.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

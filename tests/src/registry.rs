@@ -1,0 +1,93 @@
+//! Debian's `docker-registry`, on a port of its own.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::{command, program};
+
+/// A registry over plain HTTP. Dropping it ends it.
+pub struct Registry {
+    child: Child,
+    address: String,
+    _directory: TempDir,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// Starts one and waits until it listens.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = port.expect("a port").to_string();
+        let config = directory.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nhttp: {{addr: {address}, secret: test}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\n",
+            directory.path().join("storage").display()
+        );
+        std::fs::write(&config, text).expect("the configuration is written");
+        let mut child = Command::new(program("docker-registry"))
+            .arg("serve")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the registry starts");
+        let begin = Instant::now();
+        while TcpStream::connect(&address).is_err() {
+            let ended = child.try_wait().expect("a child can be waited for");
+            assert!(
+                ended.is_none() && begin.elapsed() < Duration::from_secs(30),
+                "no registry: {ended:?}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self {
+            child,
+            address,
+            _directory: directory,
+        }
+    }
+
+    /// The name of an image in it: `repository` is `busybox:1`, for example.
+    pub fn name(&self, repository: &str) -> String {
+        format!("{}/{repository}", self.address)
+    }
+
+    /// Puts the image of an OCI archive into it, by skopeo.
+    pub fn fill(&self, archive: &Path, repository: &str) {
+        command::run(
+            Command::new(program("skopeo"))
+                .args(["copy", "--quiet", "--dest-tls-verify=false"])
+                .arg(format!("oci-archive:{}", archive.display()))
+                .arg(format!("docker://{}", self.name(repository))),
+        )
+        .ok();
+    }
+
+    /// The digest of an image in it, by skopeo.
+    pub fn digest(&self, repository: &str) -> String {
+        let inspected = command::run(
+            Command::new(program("skopeo"))
+                .args(["inspect", "--tls-verify=false", "--format", "{{.Digest}}"])
+                .arg(format!("docker://{}", self.name(repository))),
+        );
+        inspected.ok().trim().to_owned()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
