@@ -13,6 +13,8 @@
 //! the directory (files, a subvolume, an image) is its own business. One with volumes elsewhere (thin devices) uses [`Records`] by itself.
 
 mod copy;
+mod directory_types;
+mod id_map;
 mod layered;
 mod operations;
 mod record;
@@ -23,6 +25,8 @@ mod tests;
 mod usage;
 
 pub use copy::copy_contents;
+pub use directory_types::tells_types;
+pub use id_map::root_owner;
 pub use layered::{Directories, LayeredSnapshotter, Layers, Removal, plugin_root, remove_tree};
 pub use records::{Records, Snapshot, Stored};
 pub use usage::disk_usage;

@@ -7,12 +7,10 @@
 //! ```
 //!
 //! What is recorded, made and removed when is the SDK's business ([`orlop_plugin::snapshots`]); here is what makes it an overlay:
-//! the directories and mounts of a snapshot ([`overlay`]), the owners that user namespaces want ([`id_map`]), and whether the kernel
-//! and the file system can do it at all ([`probe`]).
+//! the directories and mounts of a snapshot ([`overlay`]), and whether the kernel and the file system can do it at all ([`probe`]).
 
 #[cfg(test)]
 mod conformance;
-mod id_map;
 mod overlay;
 mod probe;
 

@@ -4,10 +4,9 @@ use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::PathBuf;
 
 use orlop_plugin::contract::{Mount, SnapshotInfo, SnapshotKind, Usage};
-use orlop_plugin::snapshots::{Directories, Layers, Snapshot, disk_usage};
+use orlop_plugin::snapshots::{Directories, Layers, Snapshot, disk_usage, root_owner};
 use orlop_plugin::{Error, Result};
 
-use crate::id_map::root_owner;
 use crate::probe::Support;
 
 /// With `upperdir_label`: where a snapshot's own files are.

@@ -5,11 +5,9 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use nix::dir::Dir;
-use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::Mode;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use orlop_plugin::snapshots::tells_types;
 use orlop_plugin::{Error, Result};
 
 /// A parameter of the overlay module: where it is not, `index=off` would be an unknown option.
@@ -93,18 +91,6 @@ fn overlay(here: &Path, options: &str) -> nix::Result<()> {
         Some(data.as_str()),
     )?;
     umount2(&merged, MntFlags::MNT_DETACH)
-}
-
-/// Whether directory entries come with their types. overlayfs needs them to tell whiteouts without asking for each file.
-fn tells_types(directory: &Path) -> Result<bool> {
-    let doing = |error: nix::Error| Error::io(format!("list {}", directory.display()), &error.into());
-    let mut listed = Dir::open(directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).map_err(doing)?;
-    for entry in listed.iter() {
-        if entry.map_err(doing)?.file_type().is_none() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn in_user_namespace() -> bool {

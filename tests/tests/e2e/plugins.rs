@@ -7,7 +7,7 @@ use orlop_tests::{Daemon, build_directory, built, command};
 
 /// The libraries that this tree builds, with what is in them, and how that fares on a machine with nothing configured and no file system
 /// but the usual ones.
-const LIBRARIES: [(&str, &str, &str, &str); 11] = [
+const LIBRARIES: [(&str, &str, &str, &str); 12] = [
     (
         "io.containerd.snapshotter.v1",
         "overlayfs",
@@ -31,6 +31,12 @@ const LIBRARIES: [(&str, &str, &str, &str); 11] = [
         "blockfile",
         "liborlop_snapshotter_blockfile.so",
         "skip",
+    ),
+    (
+        "io.containerd.snapshotter.v1",
+        "erofs",
+        "liborlop_snapshotter_erofs.so",
+        "ok",
     ),
     (
         "io.containerd.snapshotter.v1",

@@ -94,6 +94,24 @@ fn on_block_files() {
 }
 
 #[test]
+fn on_erofs() {
+    let mut daemon = Daemon::orlop()
+        .config("[plugins.\"io.containerd.snapshotter.v1.erofs\"]\nset_immutable = true")
+        .start();
+    containers_run(&daemon, "erofs");
+    daemon.stop();
+    daemon.start();
+    let again = daemon.ctr(&format!("run --rm --snapshotter erofs {BUSYBOX} again /bin/echo again"));
+    assert_eq!(again.ok(), "again\n");
+    // Nobody else can take away what is immutable: with the image goes its layer.
+    daemon.ctr(&format!("images rm --sync {BUSYBOX}")).ok();
+    orlop_tests::command::eventually("the layer is collected", || {
+        daemon.ctr("snapshots --snapshotter erofs ls").ok().lines().count() == 1
+    });
+    daemon.stop();
+}
+
+#[test]
 fn those_that_are_not_there_say_why() {
     let daemon = Daemon::orlop()
         .config("[plugins.\"io.containerd.snapshotter.v1.devmapper\"]\npool_name = \"thin\"\nbase_image_size = \"1GB\"")

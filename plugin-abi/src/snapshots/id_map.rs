@@ -1,8 +1,8 @@
 //! User namespaces' id maps, as containerd's clients write them into labels: `CONTAINER:HOST:LENGTH`, several joined by commas.
 
-use orlop_plugin::contract::Labels;
-use orlop_plugin::snapshots::{GID_MAPPING, UID_MAPPING};
-use orlop_plugin::{Error, Result};
+use super::{GID_MAPPING, UID_MAPPING};
+use crate::contract::Labels;
+use crate::{Error, Result};
 
 /// The kernel's "no such id": neither an owner nor part of a map.
 const INVALID_ID: u32 = u32::MAX;
@@ -10,7 +10,7 @@ const INVALID_ID: u32 = u32::MAX;
 /// Who owns the root directory of a container with these labels: the host's user and group of its id 0. `None` without a map.
 ///
 /// A missing map of the two means that ids stay what they are.
-pub(crate) fn root_owner(labels: &Labels) -> Result<Option<(u32, u32)>> {
+pub fn root_owner(labels: &Labels) -> Result<Option<(u32, u32)>> {
     let (uids, gids) = (labels.get(UID_MAPPING), labels.get(GID_MAPPING));
     if uids.is_none() && gids.is_none() {
         return Ok(None);

@@ -1,0 +1,93 @@
+//! EROFS images: made of a directory, mounted, and guarded against accidents.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::mount::MsFlags;
+use orlop_plugin::contract::Mount;
+use orlop_plugin::mount::mount_one;
+use orlop_plugin::{Error, Result};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags, statfs};
+
+const MKFS: &str = "mkfs.erofs";
+/// Where it may be though the daemon's `PATH` does not say so.
+const SYSTEM_PROGRAMS: &str = "/usr/sbin:/sbin:/usr/bin";
+/// linux/magic.h.
+const EROFS: u64 = 0xe0f5_e1e2;
+
+/// The program that makes images.
+pub(crate) fn find_mkfs() -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(SYSTEM_PROGRAMS.split(':'))
+        .map(|directory| Path::new(directory).join(MKFS))
+        .find(|path| path.is_file())
+}
+
+/// Makes `image` of what is in `directory`: durable, and whole or not at all. Blocks.
+pub(crate) fn make(mkfs: &Path, image: &Path, directory: &Path) -> Result<()> {
+    let new = image.with_extension("new");
+    let doing = || format!("make the EROFS image {} of {}", image.display(), directory.display());
+    // Data is not packed into metadata: what is mapped lies in pages.
+    let output = Command::new(mkfs)
+        .args(["--quiet", "-Enoinline_data"])
+        .args([&new, directory])
+        .output()
+        .map_err(|error| Error::io(format!("{}: start {}", doing(), mkfs.display()), &error))?;
+    if !output.status.success() {
+        let said = [output.stderr, output.stdout].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        return Err(Error::internal(format!(
+            "{}: {MKFS} ended with {}: {}",
+            doing(),
+            output.status,
+            said.join(" ")
+        )));
+    }
+    let placed = || -> io::Result<()> {
+        File::open(&new)?.sync_all()?;
+        std::fs::rename(&new, image)?;
+        image.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    };
+    placed().map_err(|error| Error::io(doing(), &error))
+}
+
+/// Whether an image is mounted at `point`.
+pub(crate) fn is_mounted(point: &Path) -> bool {
+    statfs(point).is_ok_and(|status| status.f_type.cast_unsigned() == EROFS)
+}
+
+/// How `image` is mounted by those who mount it themselves.
+pub(crate) fn mount_of(image: &Path) -> Mount {
+    Mount {
+        kind: "erofs".to_owned(),
+        source: image.display().to_string(),
+        target: String::new(),
+        options: vec!["ro".to_owned(), "loop".to_owned()],
+    }
+}
+
+/// Mounts `image` at `point`: the file itself where the kernel can (Linux 6.12), else on a loop device. Blocks.
+pub(crate) fn mount(image: &Path, point: &Path) -> Result<()> {
+    match nix::mount::mount(Some(image), point, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>) {
+        Ok(()) => Ok(()),
+        Err(Errno::ENOTBLK) => mount_one(&mount_of(image), point),
+        Err(error) => Err(Error::io(
+            format!("mount the EROFS image {} at {}", image.display(), point.display()),
+            &error.into(),
+        )),
+    }
+}
+
+/// Makes a file one that nobody, root included, changes or removes; or an ordinary one again.
+pub(crate) fn set_immutable(path: &Path, immutable: bool) -> io::Result<()> {
+    let file = File::open(path)?;
+    let mut flags = ioctl_getflags(&file)?;
+    if flags.contains(IFlags::IMMUTABLE) == immutable {
+        return Ok(());
+    }
+    flags.set(IFlags::IMMUTABLE, immutable);
+    Ok(ioctl_setflags(&file, flags)?)
+}
