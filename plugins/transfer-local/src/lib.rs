@@ -42,7 +42,7 @@ use endpoint::Endpoint;
 use lease::Leased;
 use oci::{Descriptor, Platform};
 use progress::Progress;
-use registry::Patience;
+use registry::Network;
 use tokio::sync::Semaphore;
 use unpack::KeyedLocks;
 
@@ -74,7 +74,7 @@ pub struct LocalTransfer {
     downloads: Arc<Semaphore>,
     /// Layers that are sent at a time, by all transfers.
     uploads: Arc<Semaphore>,
-    patience: Patience,
+    network: Network,
 }
 
 // === impl LocalTransfer ===
@@ -88,7 +88,7 @@ impl LocalTransfer {
             host,
             config,
             locks: Arc::default(),
-            patience: Patience::default(),
+            network: Network::from_environment(),
         }
     }
 
@@ -116,7 +116,7 @@ impl LocalTransfer {
                     config: &self.config,
                     locks: &self.locks,
                     downloads: &self.downloads,
-                    patience: self.patience,
+                    network: &self.network,
                     progress,
                 };
                 pull.run(ctx, registry, store).await
@@ -126,7 +126,7 @@ impl LocalTransfer {
                     host: &self.host,
                     config: &self.config,
                     uploads: &self.uploads,
-                    patience: self.patience,
+                    network: &self.network,
                     progress,
                 };
                 push.run(ctx, store, registry).await

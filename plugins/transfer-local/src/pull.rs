@@ -19,7 +19,7 @@ use crate::image_store;
 use crate::lease::Leased;
 use crate::oci::{Descriptor, Document, Index, Manifest, Platform, PlatformFilter, media_type, parse_document};
 use crate::progress::{Jobs, Progress, TICK};
-use crate::registry::{Fetched, Patience, Registry, add_source};
+use crate::registry::{Fetched, Network, Registry, add_source};
 use crate::unpack::{Arrivals, KeyedLocks, Unpacker, targets};
 use crate::walk::{Selection, label, wanted};
 
@@ -36,8 +36,8 @@ pub struct Pull<'a> {
     pub locks: &'a Arc<KeyedLocks>,
     /// Limits the layers that are fetched at a time.
     pub downloads: &'a Arc<Semaphore>,
-    /// How long registries are waited for.
-    pub patience: Patience,
+    /// How registries are reached.
+    pub network: &'a Network,
     /// Where progress is told.
     pub progress: &'a Progress,
 }
@@ -47,7 +47,7 @@ pub struct Pull<'a> {
 impl Pull<'_> {
     /// Pulls the image that `source` names and files it as `store` says.
     pub async fn run(&self, ctx: &Ctx, source: &OciRegistry, store: &ImageStore) -> Result<()> {
-        let registry = Registry::open(self.host, ctx, source, &self.config.config_path, self.patience).await?;
+        let registry = Registry::open(self.host, ctx, source, &self.config.config_path, self.network).await?;
         let registry = Arc::new(registry);
         let pulled = self.leased(ctx, &registry, store).await;
         registry.close().await;

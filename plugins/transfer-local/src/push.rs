@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::content::Content;
 use crate::oci::{Descriptor, Document, Index, Platform, PlatformFilter, media_type, parse_document};
 use crate::progress::{Jobs, Progress, TICK};
-use crate::registry::{Patience, Pushed, Registry};
+use crate::registry::{Network, Pushed, Registry};
 
 /// What a push needs of the daemon.
 pub struct Push<'a> {
@@ -27,8 +27,8 @@ pub struct Push<'a> {
     pub config: &'a Config,
     /// Limits the blobs that are sent at a time.
     pub uploads: &'a Arc<Semaphore>,
-    /// How long registries are waited for.
-    pub patience: Patience,
+    /// How registries are reached.
+    pub network: &'a Network,
     /// Where progress is told.
     pub progress: &'a Progress,
 }
@@ -38,7 +38,7 @@ pub struct Push<'a> {
 impl Push<'_> {
     /// Pushes the image that `store` names to where `destination` says.
     pub async fn run(&self, ctx: &Ctx, store: &ImageStore, destination: &OciRegistry) -> Result<()> {
-        let registry = Registry::open(self.host, ctx, destination, &self.config.config_path, self.patience).await?;
+        let registry = Registry::open(self.host, ctx, destination, &self.config.config_path, self.network).await?;
         let registry = Arc::new(registry);
         let pushed = self.push(ctx, &registry, store).await;
         registry.close().await;

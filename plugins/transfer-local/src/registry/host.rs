@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::auth::Authorizer;
 use super::credentials::Asking;
 use super::hosts::{HostConfig, Scheme};
-use super::http::{Body, Failure, FailureKind, Patience, Sent, Transport, empty, full, redacted, streamed};
+use super::http::{Body, Failure, FailureKind, Network, Patience, Sent, Transport, empty, full, redacted, streamed};
 use super::location::follow;
 use super::status::{is_transient, retry_after};
 use crate::content::Content;
@@ -114,14 +114,14 @@ impl Payload {
 
 impl RegistryHost {
     /// A host. Blocks: it reads certificates.
-    pub fn new(config: HostConfig, patience: Patience, told: bool) -> Result<Self> {
-        let transport = Transport::new(&config, patience);
+    pub fn new(config: HostConfig, network: &Network, told: bool) -> Result<Self> {
+        let transport = Transport::new(&config, network);
         let transport = transport.map_err(|error| error.context(format!("prepare for {}", config.authority)))?;
         Ok(Self {
             config,
             transport,
             auth: Authorizer::default(),
-            patience,
+            patience: network.patience,
             plain: AtomicBool::new(false),
             told,
         })

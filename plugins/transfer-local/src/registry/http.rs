@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::PROXY_AUTHORIZATION;
 use http::{Request, Response};
 use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -14,12 +15,14 @@ use hyper::body::{Frame, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use orlop_plugin::contract::{BoxStream, Code};
 use orlop_plugin::{Error, Result};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::dial::{Dialer, proxy_for};
 use super::hosts::HostConfig;
 use super::tls;
 
@@ -54,6 +57,25 @@ impl Default for Patience {
     }
 }
 
+/// How hosts are reached.
+#[derive(Clone)]
+pub struct Network {
+    /// How long they are waited for.
+    pub patience: Patience,
+    /// The proxies on the way to them.
+    pub proxies: Arc<Matcher>,
+}
+
+impl Network {
+    /// With the proxies of the daemon's environment.
+    pub fn from_environment() -> Self {
+        Self {
+            patience: Patience::default(),
+            proxies: Arc::new(Matcher::from_env()),
+        }
+    }
+}
+
 /// Why an exchange did not end in an answer.
 #[derive(Debug)]
 pub struct Failure {
@@ -76,38 +98,51 @@ pub enum FailureKind {
 
 /// Connections to a host, kept for the next request.
 pub struct Transport {
-    client: Client<HttpsConnector<HttpConnector>, Body>,
-    patience: Patience,
+    client: Client<HttpsConnector<Dialer>, Body>,
+    network: Network,
 }
 
 // === impl Transport ===
 
 impl Transport {
     /// Connections as `host` configures them. Blocks: it reads certificates.
-    pub fn new(host: &HostConfig, patience: Patience) -> Result<Self> {
+    pub fn new(host: &HostConfig, network: &Network) -> Result<Self> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(host.dial_timeout.unwrap_or(patience.dial)));
+        tcp.set_connect_timeout(Some(host.dial_timeout.unwrap_or(network.patience.dial)));
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(30)));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls::client_config(host)?)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(tcp);
+            .wrap_connector(Dialer {
+                tcp,
+                proxies: network.proxies.clone(),
+            });
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_timer(TokioTimer::new())
             .build(connector);
-        Ok(Self { client, patience })
+        Ok(Self {
+            client,
+            network: network.clone(),
+        })
     }
 
     /// Sends `request`; `sent` tells how much of its body is on its way.
-    pub async fn send(&self, request: Request<Body>, mut sent: Sent) -> Result<Response<Incoming>, Failure> {
+    pub async fn send(&self, mut request: Request<Body>, mut sent: Sent) -> Result<Response<Incoming>, Failure> {
         let where_to = format!("{} {}", request.method(), redacted(request.uri()));
+        // With TLS, the proxy is told when the tunnel is made.
+        if request.uri().scheme_str() == Some("http")
+            && let Some(proxy) = proxy_for(&self.network.proxies, request.uri())
+            && let Some(auth) = proxy.basic_auth()
+        {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, auth.clone());
+        }
         let answer = self.client.request(request);
         tokio::pin!(answer);
-        let mut limit = self.patience.stalled;
+        let mut limit = self.network.patience.stalled;
         loop {
             let deadline = Instant::now() + limit;
             tokio::select! {
@@ -115,7 +150,7 @@ impl Transport {
                 moved = sent.0.changed() => {
                     // The sender is gone with the body: from now on only the answer is waited for.
                     if moved.is_err() {
-                        limit = self.patience.storing;
+                        limit = self.network.patience.storing;
                         sent = Sent::nothing();
                     }
                 }
@@ -130,7 +165,7 @@ impl Transport {
     /// The next piece of a body; `None` at its end.
     pub async fn next_piece(&self, body: &mut Incoming) -> Result<Option<Bytes>> {
         loop {
-            let frame = match timeout(self.patience.stalled, body.frame()).await {
+            let frame = match timeout(self.network.patience.stalled, body.frame()).await {
                 Ok(Some(frame)) => {
                     frame.map_err(|error| Error::unavailable(format!("the answer broke off: {}", chain_of(&error))))?
                 }
@@ -138,7 +173,7 @@ impl Transport {
                 Err(_) => {
                     return Err(Error::deadline_exceeded(format!(
                         "the registry sent nothing for {} s",
-                        self.patience.stalled.as_secs_f32()
+                        self.network.patience.stalled.as_secs_f32()
                     )));
                 }
             };

@@ -3,12 +3,13 @@
 //! ```text
 //!   Registry ── one image's registry: its hosts in order, the client's credentials
 //!     └ host::RegistryHost ── authorizes (auth), redirects (location), tries again
-//!         └ http::Transport ── one exchange: connections, TLS (tls), time limits
+//!         └ http::Transport ── one exchange: connections (dial), TLS (tls), time limits
 //! ```
 
 mod auth;
 mod challenge;
 mod credentials;
+mod dial;
 mod fetch;
 mod host;
 mod hosts;
@@ -21,7 +22,7 @@ mod status;
 mod tls;
 
 pub use fetch::Fetched;
-pub use http::Patience;
+pub use http::{Network, Patience};
 pub use push::Pushed;
 pub use reference::add_source;
 
@@ -57,7 +58,7 @@ impl Registry {
         ctx: &Ctx,
         registry: &OciRegistry,
         config_path: &str,
-        patience: Patience,
+        network: &Network,
     ) -> Result<Self> {
         let reference = Reference::parse(&registry.reference)?;
         let resolver = registry.resolver.clone().unwrap_or_default();
@@ -69,11 +70,12 @@ impl Registry {
             resolver.host_dir
         };
         let (name, scheme) = (reference.host.clone(), resolver.default_scheme);
+        let for_hosts = network.clone();
         let hosts = blocking(move || {
             let hosts = hosts::load(&name, &directories, &scheme)?;
             hosts
                 .into_iter()
-                .map(|host| RegistryHost::new(host, patience, told))
+                .map(|host| RegistryHost::new(host, &for_hosts, told))
                 .collect()
         })
         .await?;
@@ -82,7 +84,7 @@ impl Registry {
             reference,
             hosts,
             headers,
-            patience,
+            patience: network.patience,
         })
     }
 

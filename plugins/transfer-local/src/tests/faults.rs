@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use containerd_client::types::transfer::{AuthResponse, AuthType, RegistryResolver};
+use hyper_util::client::proxy::matcher::Matcher;
 use orlop_plugin::contract::{Code, Digest};
 
 use super::here;
@@ -239,8 +241,8 @@ async fn redirects_lead_elsewhere_without_what_is_secret() {
     })
     .await;
     let daemon = Daemon::new();
-    let answer = containerd_client::types::transfer::AuthResponse {
-        auth_type: containerd_client::types::transfer::AuthType::Credentials.into(),
+    let answer = AuthResponse {
+        auth_type: AuthType::Credentials.into(),
         username: "me".to_owned(),
         secret: "secret".to_owned(),
         ..Default::default()
@@ -249,7 +251,7 @@ async fn redirects_lead_elsewhere_without_what_is_secret() {
         .streaming
         .answer(&crate::fixture::ctx(), "credentials", answer)
         .await;
-    let resolver = containerd_client::types::transfer::RegistryResolver {
+    let resolver = RegistryResolver {
         auth_stream: "credentials".to_owned(),
         headers: [("x-note".to_owned(), "hello".to_owned())].into(),
         ..Default::default()
@@ -366,5 +368,44 @@ async fn a_registry_need_not_describe_what_it_has() {
     let other = format!("{}/app@{}", server.address, image.config_digest());
     let error = daemon.pull(&other).await.expect_err("another digest");
     assert!(error.message.contains("in the place of"), "{error}");
+    daemon.assert_tidy();
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_for_what_is_elsewhere() {
+    let image = image();
+    let served = image.clone();
+    let proxy = HttpServer::start(move |seen| serve(&served, seen)).await;
+    let daemon = Daemon::new();
+    let mut plugin = daemon.plugin();
+    let proxies = Matcher::builder()
+        .all(format!("http://me:pw@{}", proxy.address))
+        .no("direct.invalid");
+    plugin.network.proxies = Arc::new(proxies.build());
+    let plain = RegistryResolver {
+        default_scheme: "http".to_owned(),
+        ..RegistryResolver::default()
+    };
+    let name = "registry.invalid/app:v1";
+    daemon.pull_with(&plugin, name, plain.clone()).await.expect("pulled");
+    assert_eq!(daemon.images.image(name).target.digest, image.manifest_digest());
+    assert_eq!(proxy.seen()[0].path, "http://registry.invalid/v2/app/manifests/v1");
+    assert!(
+        proxy
+            .seen()
+            .iter()
+            .all(|seen| seen.header("proxy-authorization") == Some("Basic bWU6cHc="))
+    );
+    // Neither this machine nor what is excepted.
+    let before = proxy.seen().len();
+    daemon
+        .pull_with(&plugin, "127.0.0.1:1/app:v1", plain.clone())
+        .await
+        .expect_err("nobody listens");
+    daemon
+        .pull_with(&plugin, "direct.invalid/app:v1", plain)
+        .await
+        .expect_err("no such host");
+    assert_eq!(proxy.seen().len(), before);
     daemon.assert_tidy();
 }

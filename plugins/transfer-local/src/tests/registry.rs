@@ -1,7 +1,12 @@
 //! Pulls from Debian's `docker-registry` and pushes to it.
 
+use std::sync::{Arc, Mutex};
+
 use containerd_client::types::transfer::{AuthResponse, AuthType, ImageStore, RegistryResolver};
+use hyper_util::client::proxy::matcher::Matcher;
 use orlop_plugin::contract::Code;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{here, plain};
 use crate::fixture::{
@@ -392,4 +397,72 @@ async fn names_and_digests_are_checked_before_anything_is_sent() {
         .await
         .expect_err("no such image");
     assert_eq!(error.code, Code::NotFound, "{error}");
+}
+
+#[tokio::test]
+async fn tls_goes_through_a_proxys_tunnel() {
+    let directory = tempfile::tempdir().expect("a directory");
+    certificate_authority(directory.path());
+    let path = |name: &str| directory.path().join(name);
+    let registry = RegistryServer::with_tls(&path("server.pem"), &path("server.key"), None);
+    let image = TestImage::new(&here(), &["one"]);
+    let local = format!("{}/app:v1", registry.address);
+    having(&image)
+        .await
+        .push("app:v1", &local, resolver())
+        .await
+        .expect("pushed");
+    let (proxy, tunnelled) = tunnel_to(registry.address.clone()).await;
+
+    let folder = directory.path().join("registry.invalid");
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(
+        folder.join("hosts.toml"),
+        "server = \"https://registry.invalid\"\nskip_verify = true\n",
+    )
+    .expect("written");
+    let daemon = Daemon::new();
+    let mut plugin = daemon.plugin_with(&directory.path().display().to_string());
+    plugin.network.proxies = Arc::new(Matcher::builder().https(format!("http://{proxy}")).build());
+    daemon
+        .pull_with(&plugin, "registry.invalid/app:v1", resolver())
+        .await
+        .expect("pulled");
+    let image_there = daemon.images.image("registry.invalid/app:v1");
+    assert_eq!(image_there.target.digest, image.manifest_digest());
+    assert!(
+        tunnelled
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|line| line == "CONNECT registry.invalid:443 HTTP/1.1")
+    );
+    assert!(!tunnelled.lock().unwrap().is_empty());
+}
+
+/// A proxy that leads wherever one wants to go to `address`; with the first lines of what it was asked.
+async fn tunnel_to(address: String) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let proxy = listener.local_addr().expect("an address").to_string();
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = lines.clone();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let mut client = BufReader::new(client);
+            let mut head = Vec::new();
+            loop {
+                let mut line = String::new();
+                client.read_line(&mut line).await.expect("a line");
+                if line.trim().is_empty() {
+                    break;
+                }
+                head.push(line.trim().to_owned());
+            }
+            log.lock().unwrap().push(head.remove(0));
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("answered");
+            let mut server = TcpStream::connect(&address).await.expect("connected");
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    (proxy, lines)
 }
