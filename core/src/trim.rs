@@ -15,16 +15,17 @@ const SETTLED: Duration = Duration::from_millis(2500);
 /// A daemon without a call for this long is idle.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Trims when start-up is over, and again whenever calls came and the daemon has become idle since. `calls` counts those that have begun.
-pub async fn when_idle(calls: impl Fn() -> u64) {
+/// Trims when start-up is over, and again whenever the daemon has become idle since. `activity` grows with every call that begins or
+/// ends.
+pub async fn when_idle(activity: impl Fn() -> u64) {
     tokio::time::sleep(SETTLED).await;
     let mut trimmed_after = None;
     loop {
-        let before = calls();
+        let before = activity();
         if trimmed_after.is_some() {
             tokio::time::sleep(IDLE).await;
         }
-        if calls() == before && trimmed_after != Some(before) {
+        if activity() == before && trimmed_after != Some(before) {
             trim().await;
             trimmed_after = Some(before);
         }

@@ -1,5 +1,6 @@
 //! Prometheus metrics, under the names that containerd's dashboards know (`grpc_server_*`), and Orlop's own (`orlop_*`).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ pub struct Metrics {
     started: IntCounterVec,
     handled: IntCounterVec,
     seconds: Option<HistogramVec>,
-    calls: AtomicU64,
+    activity: Arc<AtomicU64>,
 }
 
 /// A call that was started; told how it ended, or dropped, which is a cancellation.
@@ -23,6 +24,7 @@ pub struct Call {
     handled: IntCounterVec,
     seconds: Option<HistogramVec>,
     counted: bool,
+    activity: Arc<AtomicU64>,
 }
 
 // === impl Metrics ===
@@ -62,14 +64,14 @@ impl Metrics {
             started,
             handled,
             seconds,
-            calls: AtomicU64::new(0),
+            activity: Arc::default(),
         })
     }
 
     /// Counts a call that begins.
     pub fn started(&self, service: &str, method: &str) -> Call {
         self.started.with_label_values(&[service, method]).inc();
-        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.activity.fetch_add(1, Ordering::Relaxed);
         Call {
             started: Instant::now(),
             service: service.to_owned(),
@@ -77,12 +79,13 @@ impl Metrics {
             handled: self.handled.clone(),
             seconds: self.seconds.clone(),
             counted: false,
+            activity: self.activity.clone(),
         }
     }
 
-    /// How many calls have begun.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+    /// A number that grows whenever a call begins or ends.
+    pub fn activity(&self) -> u64 {
+        self.activity.load(Ordering::Relaxed)
     }
 
     /// All metrics in Prometheus' text form.
@@ -120,6 +123,7 @@ impl Drop for Call {
         if !self.counted {
             self.count(Code::Cancelled);
         }
+        self.activity.fetch_add(1, Ordering::Relaxed);
     }
 }
 
