@@ -1,6 +1,7 @@
-//! `ctr content`: the blobs themselves. [`store`] talks to the daemon's content store, [`edit`] is `content edit`,
+//! `ctr content`: the blobs themselves. [`store`] talks to the daemon's content store, [`check`] is `content check`, [`edit`] is `content edit`,
 //! [`prune`] is `content prune`.
 
+pub mod check;
 pub mod edit;
 pub mod prune;
 pub mod store;
@@ -27,6 +28,8 @@ use store::{CHUNK, Expected, Writer};
 pub enum Command {
     /// Display active transfers
     Active(ActiveArgs),
+    /// Check blobs against their digests
+    Check(check::CheckArgs),
     /// Permanently delete one or more blobs
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete(DigestsArgs),
@@ -118,6 +121,7 @@ pub async fn run(command: Command, client: &Client) -> Result<()> {
     const INSTEAD: &str = "use `skopeo copy` to an archive and `ctr images import`";
     match command {
         Command::Active(args) => active(client, args).await,
+        Command::Check(args) => check::run(client, args).await,
         Command::Delete(args) => delete(client, &args.digests).await,
         Command::Edit(args) => edit::edit(client, &args).await,
         Command::Fetch(_) => Err(unsupported("`content fetch`", INSTEAD)),

@@ -184,3 +184,29 @@ fn what_we_export_the_peer_imports() {
         "hi\n"
     );
 }
+
+#[test]
+fn a_damaged_blob_is_found_and_named() {
+    for daemon in [Daemon::orlop().start(), Daemon::containerd().start()] {
+        daemon.import_busybox();
+        let checked = daemon.ctr("content check").ok();
+        assert!(checked.lines().skip(1).all(|line| line.contains("ok")), "{checked}");
+        let blobs = daemon.path("root/io.containerd.content.v1.content/blobs/sha256");
+        let largest = std::fs::read_dir(&blobs)
+            .unwrap()
+            .flatten()
+            .max_by_key(|entry| entry.metadata().unwrap().len())
+            .unwrap();
+        let mut bytes = std::fs::read(largest.path()).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        // The store keeps blobs read-only, which root does not notice.
+        std::fs::write(largest.path(), &bytes).unwrap();
+        let digest = format!("sha256:{}", largest.file_name().to_string_lossy());
+        let complaint = daemon.ctr("content check").fails();
+        assert!(complaint.contains("1 of"), "{complaint}");
+        let named = daemon.ctr("content check -q");
+        assert_eq!(named.stdout.trim(), digest);
+        daemon.ctr(&format!("content check {digest}")).fails();
+    }
+}
