@@ -9,6 +9,7 @@
 #![allow(missing_docs)]
 
 mod api;
+mod blobs;
 mod calls;
 mod images;
 mod memory;
@@ -23,11 +24,14 @@ use peer::Peer;
 /// Measures Orlop beside Debian's containerd.
 #[derive(Parser)]
 struct Arguments {
-    /// Which figures: start, memory, calls, import, run, metadata (default: all)
+    /// Which figures: start, memory, calls, metadata, blobs, run, import (default: all)
     figures: Vec<String>,
     /// How often each is measured
     #[arg(long, default_value_t = 7)]
     runs: usize,
+    /// How many blobs are ingested and collected
+    #[arg(long, default_value_t = 20_000)]
+    blobs: usize,
     /// The size of the image, in MiB of files before compression
     #[arg(long, default_value_t = 300)]
     image_mib: u64,
@@ -78,6 +82,17 @@ fn main() -> anyhow::Result<()> {
                 rate(Peer::Containerd)?,
             );
         }
+    }
+    if arguments.wants("blobs") {
+        let measure = |peer: Peer| runtime.block_on(blobs::measure(&place, peer, arguments.blobs));
+        let (ours, theirs) = (measure(Peer::Orlop)?, measure(Peer::Containerd)?);
+        row("blobs of 1 KiB a second, 16 clients", ours.rate, theirs.rate);
+        row(
+            &format!("collection of {} blobs, ms", arguments.blobs),
+            millis(ours.collection),
+            millis(theirs.collection),
+        );
+        row("longest write meanwhile, ms", millis(ours.stall), millis(theirs.stall));
     }
     if arguments.wants("run") {
         images::run_latency(&place, arguments.runs)?;
