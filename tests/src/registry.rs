@@ -19,18 +19,39 @@ pub struct Registry {
 // === impl Registry ===
 
 impl Registry {
-    /// Starts one and waits until it listens.
+    /// Starts one that asks for nothing, and waits until it listens.
     ///
     /// # Panics
     /// When it does not start.
     pub fn start() -> Self {
+        Self::configured(tempfile::tempdir().expect("a directory"), "")
+    }
+
+    /// The same for one that asks for a name and a password.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn with_password(name: &str, password: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("htpasswd");
+        command::run(
+            Command::new(program("htpasswd"))
+                .arg("-Bbc")
+                .arg(&file)
+                .args([name, password]),
+        )
+        .ok();
+        let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display());
+        Self::configured(directory, &auth)
+    }
+
+    fn configured(directory: TempDir, further: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = port.expect("a port").to_string();
         let config = directory.path().join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: error}}\nhttp: {{addr: {address}, secret: test}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}}}\n",
+             storage: {{filesystem: {{rootdirectory: {}}}}}\n{further}",
             directory.path().join("storage").display()
         );
         std::fs::write(&config, text).expect("the configuration is written");

@@ -81,3 +81,51 @@ fn what_we_push_others_pull() {
     );
     assert_eq!(registry.digest("other/busybox:2"), pushed);
 }
+
+#[test]
+fn a_password_is_asked_of_the_client() {
+    let (registry, daemon) = (Registry::with_password("me", "secret"), Daemon::orlop().start());
+    daemon.import_busybox();
+    let name = registry.name("private/busybox:1");
+    let refused = daemon
+        .ctr(&format!("images push --plain-http {name} {BUSYBOX}"))
+        .fails();
+    assert!(refused.contains("--user"), "{refused}");
+    daemon
+        .ctr(&format!("images push --plain-http --user me:secret {name} {BUSYBOX}"))
+        .ok();
+    let wrong = daemon
+        .ctr(&format!("images pull --plain-http --user me:wrong {name}"))
+        .fails();
+    assert!(wrong.contains("does not accept the credentials"), "{wrong}");
+    daemon
+        .ctr(&format!("images pull --plain-http --user me:secret {name}"))
+        .ok();
+    assert_eq!(digest(&daemon, &name), digest(&daemon, BUSYBOX));
+}
+
+#[test]
+fn an_image_is_pulled_by_several_at_once() {
+    let (registry, daemon) = (Registry::start(), Daemon::orlop().start());
+    registry.fill(&busybox(&daemon.path(""), BUSYBOX, daemon.namespace()), "busybox:1");
+    let name = registry.name("busybox:1");
+    std::thread::scope(|scope| {
+        let pull = || daemon.ctr(&format!("images pull --plain-http {name}"));
+        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(pull)).collect();
+        for pull in pulls {
+            pull.join().unwrap().ok();
+        }
+    });
+    assert!(daemon.ctr("images check").ok().contains("complete (2/2)"));
+    assert_eq!(
+        daemon.ctr("content active").ok().lines().count(),
+        1,
+        "only the head of the table"
+    );
+    assert_eq!(
+        daemon.ctr("snapshots ls").ok().lines().count(),
+        2,
+        "one layer, unpacked once"
+    );
+    assert_eq!(daemon.ctr("leases ls -q").ok().trim(), "");
+}

@@ -4,6 +4,7 @@ mod bad_input;
 mod export;
 mod faults;
 mod import;
+mod push_faults;
 mod registry;
 
 use containerd_client::types;
