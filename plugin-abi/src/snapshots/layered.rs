@@ -179,9 +179,15 @@ impl<L: Layers> LayeredSnapshotter<L> {
         Ok(Self(inner))
     }
 
-    /// Lets go of the records, so that another instance can open them.
-    pub fn close(&self) {
-        self.0.records.close();
+    /// Lets go of the records, so that another instance can open them. Everything afterwards is `Unavailable`.
+    pub async fn close(&self) {
+        let inner = Arc::clone(&self.0);
+        // The database writes and syncs once more; that fails only by a panic, and then there is nothing left to let go of.
+        let _ = blocking(move || {
+            inner.records.close();
+            Ok(())
+        })
+        .await;
     }
 
     fn described(&self, stored: Stored) -> SnapshotInfo {

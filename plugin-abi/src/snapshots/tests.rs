@@ -246,7 +246,7 @@ fn directories_follow_their_records() {
         assert_eq!(entries(root.path()).len(), 1, "removed later");
         deferred.cleanup(&ctx).await.expect("cleaned");
         assert_eq!(entries(root.path()).len(), 0);
-        deferred.close();
+        deferred.close().await;
 
         let at_once = LayeredSnapshotter::open(root.path(), Plain, Removal::AtOnce)
             .await
@@ -270,7 +270,7 @@ fn what_a_crash_left_is_cleaned_and_what_others_left_is_not() {
             .await
             .expect("opened");
         first.prepare(&ctx, "kept", "", Labels::new()).await.expect("prepared");
-        first.close();
+        first.close().await;
         // A crash between the directory and its record, twice.
         for left in ["9", "10"] {
             std::fs::create_dir(root.path().join("snapshots").join(left)).expect("made");

@@ -61,10 +61,15 @@ async fn it_keeps_the_contract_with_xfs_and_shared_blocks() {
 #[tokio::test]
 async fn without_a_scratch_file_it_is_skipped_at_once() {
     let root = tempfile::tempdir().expect("a directory");
-    let begin = Instant::now();
-    let skipped = start(root.path(), "").await.map(drop).expect_err("skipped");
-    assert!(begin.elapsed() < Duration::from_millis(50), "{:?}", begin.elapsed());
-    assert_eq!(skipped, InitError::Skip("no scratch file generator".to_owned()));
+    let mut quickest = Duration::MAX;
+    // The quickest of some: the machine has other things to do as well.
+    for _ in 0..10 {
+        let begin = Instant::now();
+        let skipped = start(root.path(), "").await.map(drop).expect_err("skipped");
+        quickest = quickest.min(begin.elapsed());
+        assert_eq!(skipped, InitError::Skip("no scratch file generator".to_owned()));
+    }
+    assert!(quickest < Duration::from_millis(1), "{quickest:?}");
     let skipped = start(root.path(), "recreate_scratch = true")
         .await
         .map(drop)

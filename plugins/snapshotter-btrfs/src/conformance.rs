@@ -55,18 +55,24 @@ async fn it_keeps_the_contract() {
 
 #[tokio::test]
 async fn another_file_system_is_skipped_at_once() {
-    let root = tempfile::tempdir().expect("a directory");
-    let begin = Instant::now();
-    let Err(InitError::Skip(reason)) = start(root.path(), "").await else {
-        panic!("it should be skipped");
-    };
-    assert!(begin.elapsed() < Duration::from_millis(50), "{:?}", begin.elapsed());
+    let root = tempfile::tempdir_in("/dev/shm").expect("a directory");
+    let mut quickest = Duration::MAX;
+    let mut reason = String::new();
+    // The quickest of some: the machine has other things to do as well.
+    for _ in 0..10 {
+        let begin = Instant::now();
+        let Err(InitError::Skip(said)) = start(root.path(), "").await else {
+            panic!("it should be skipped");
+        };
+        quickest = quickest.min(begin.elapsed());
+        reason = said;
+    }
+    assert!(quickest < Duration::from_millis(1), "{quickest:?}");
     let expected = format!(
-        "path {} (ext4) must be a btrfs filesystem to be used with the btrfs snapshotter",
+        "path {} (tmpfs) must be a btrfs filesystem to be used with the btrfs snapshotter",
         root.path().join("io.containerd.snapshotter.v1.btrfs").display()
     );
-    let others = ["xfs", "tmpfs", "overlay"].map(|other| expected.replace("ext4", other));
-    assert!(reason == expected || others.contains(&reason), "{reason}");
+    assert_eq!(reason, expected);
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ async fn start(context: InitContext) -> Result<Instance, InitError> {
     Ok(Instance::new()
         .with_contracts(Contracts::default().with_snapshotter(Arc::new(snapshotter)))
         .export("root", root.display())
-        .on_shutdown(move || async move { ended.close() }))
+        .on_shutdown(move || async move { ended.close().await }))
 }
 
 orlop_plugin::export_plugin!(registrations, "io.containerd.snapshotter.v1.native");

@@ -47,7 +47,7 @@ async fn init(context: InitContext) -> Result<Instance, InitError> {
         .with_contracts(Contracts::default().with_snapshotter(Arc::new(snapshotter)))
         .export("root", context.root_path.display())
         // The next instance, after a reload, opens the same records.
-        .on_shutdown(move || async move { ended.close() }))
+        .on_shutdown(move || async move { ended.close().await }))
 }
 
 /// What the library registers: one plugin, `io.containerd.snapshotter.v1.acme`.
