@@ -65,6 +65,13 @@ impl Pull<'_> {
         let (progress, name) = (self.progress, &registry.reference.full);
         progress.event(&format!("Resolving from {}", registry.describe()));
         let target = registry.resolve().await?;
+        let mut names = image_store::names(store, &target);
+        names.extend(image_store::names_from_annotations(store, &target));
+        if names.is_empty() {
+            return Err(Error::invalid_argument(
+                "the transfer gives no name under which to store the image",
+            ));
+        }
         progress.event(&format!("Pulling from {}", registry.describe()));
         progress.image("fetching image content", name, &target);
 
@@ -93,12 +100,6 @@ impl Pull<'_> {
         progress.finish_jobs(&fetcher.jobs).await;
         fetched?;
 
-        let names = image_store::names(store, &target);
-        if names.is_empty() {
-            return Err(Error::invalid_argument(
-                "the transfer gives no name under which to store the image",
-            ));
-        }
         let images = self.host.images()?;
         for name in names {
             image_store::save(images.as_ref(), ctx, store, &name, &target).await?;

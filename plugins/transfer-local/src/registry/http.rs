@@ -262,9 +262,9 @@ fn failure(error: &hyper_util::client::legacy::Error, where_to: &str) -> Failure
             };
             hint = match tls {
                 rustls::Error::InvalidMessage(_) => "; it does not speak TLS: if that is intended, use --plain-http",
-                rustls::Error::InvalidCertificate(_) => {
-                    "; trust its authority with `ca` in a hosts.toml, or in the system's certificates"
-                }
+                rustls::Error::InvalidCertificate(
+                    rustls::CertificateError::UnknownIssuer | rustls::CertificateError::Other(_),
+                ) => "; trust its authority with `ca` in a hosts.toml, or in the system's certificates",
                 _ => "",
             };
             break;
@@ -286,7 +286,11 @@ fn failure(error: &hyper_util::client::legacy::Error, where_to: &str) -> Failure
     }
     Failure {
         kind,
-        error: Error::new(code, format!("{where_to}: {}{hint}", chain_of(error))),
+        // "client error (Connect)" says nothing to anybody; its cause does.
+        error: Error::new(
+            code,
+            format!("{where_to}: {}{hint}", chain_of(error.source().unwrap_or(error))),
+        ),
     }
 }
 

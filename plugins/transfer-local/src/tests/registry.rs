@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use containerd_client::types::transfer::{AuthResponse, AuthType, ImageStore, RegistryResolver};
+use containerd_client::to_any;
+use containerd_client::types::transfer::{
+    AuthResponse, AuthType, ImageReference, ImageStore, OciRegistry, RegistryResolver,
+};
 use hyper_util::client::proxy::matcher::Matcher;
 use orlop_plugin::contract::Code;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
@@ -10,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{here, plain};
 use crate::fixture::{
-    Daemon, RegistryServer, TestImage, TokenServer, certificate_authority, ctx, oci_archive, oci_files, tar_of,
+    Daemon, RegistryServer, TestImage, TokenServer, certificate_authority, ctx, oci_archive, oci_files, self_signed,
+    tar_of,
 };
 use crate::oci::media_type;
 use crate::unpack::chain_ids;
@@ -379,6 +383,49 @@ async fn mirrors_are_asked_in_their_order() {
 }
 
 #[tokio::test]
+async fn an_image_gets_the_names_that_the_store_asks_for() {
+    let image = TestImage::new(&here(), &["one"]);
+    let (registry, daemon) = (RegistryServer::start(), having(&image).await);
+    let reference = format!("{}/app:v1", registry.address);
+    daemon.push("app:v1", &reference, resolver()).await.expect("pushed");
+    let source = OciRegistry {
+        reference,
+        resolver: None,
+    };
+    let named = ImageStore {
+        name: "one:1".to_owned(),
+        labels: [("team".to_owned(), "blue".to_owned())].into(),
+        extra_references: vec![ImageReference {
+            name: "two".to_owned(),
+            add_digest: true,
+            ..ImageReference::default()
+        }],
+        ..ImageStore::default()
+    };
+    let daemon = Daemon::new();
+    daemon
+        .remote(&daemon.plugin(), to_any(&source), to_any(&named))
+        .await
+        .expect("pulled");
+    assert_eq!(
+        daemon.images.names(),
+        ["one:1".to_owned(), format!("two@{}", image.manifest_digest())]
+    );
+    assert_eq!(daemon.images.image("one:1").labels["team"], "blue");
+    assert!(
+        daemon.snapshots.applied().is_empty(),
+        "nobody asked for it to be unpacked"
+    );
+    let daemon = Daemon::new();
+    let nameless = daemon
+        .remote(&daemon.plugin(), to_any(&source), to_any(&ImageStore::default()))
+        .await;
+    assert_eq!(nameless.expect_err("no name").code, Code::InvalidArgument);
+    assert_eq!(daemon.content.written(), 0);
+    daemon.assert_tidy();
+}
+
+#[tokio::test]
 async fn names_and_digests_are_checked_before_anything_is_sent() {
     let image = TestImage::new(&here(), &["one"]);
     let daemon = having(&image).await;
@@ -465,4 +512,42 @@ async fn tunnel_to(address: String) -> (String, Arc<Mutex<Vec<String>>>) {
         }
     });
     (proxy, lines)
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_its_own_authority() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    let image = TestImage::new(&here(), &["one"]);
+    for (host, fits) in [("localhost", true), ("elsewhere.example", false)] {
+        self_signed(directory.path(), "self", host);
+        self_signed(directory.path(), "other", host);
+        let registry = RegistryServer::with_tls(&path("self.pem"), &path("self.key"), None);
+        let name = format!("{}/app:v1", registry.address);
+        having(&image)
+            .await
+            .push("app:v1", &name, resolver())
+            .await
+            .expect("pushed, unverified on this machine");
+        let folder = path("_default");
+        std::fs::create_dir_all(&folder).expect("made");
+        let trusting = |ca: &str| {
+            let text = format!("server = \"https://{}\"\nca = \"../{ca}\"\n", registry.address);
+            std::fs::write(folder.join("hosts.toml"), text).expect("written");
+            RegistryResolver {
+                host_dir: directory.path().display().to_string(),
+                ..resolver()
+            }
+        };
+        let daemon = Daemon::new();
+        let pulled = daemon.pull_with(&daemon.plugin(), &name, trusting("self.pem")).await;
+        assert_eq!(pulled.is_ok(), fits, "{pulled:?}");
+        if let Err(error) = pulled {
+            assert!(error.message.contains("not valid for"), "{error}");
+        }
+        daemon
+            .pull_with(&daemon.plugin(), &name, trusting("other.pem"))
+            .await
+            .expect_err("another certificate");
+    }
 }
