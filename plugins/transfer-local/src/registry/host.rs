@@ -17,7 +17,7 @@ use super::credentials::Asking;
 use super::hosts::{HostConfig, Scheme};
 use super::http::{Body, Failure, FailureKind, Network, Patience, Sent, Transport, empty, full, redacted, streamed};
 use super::location::follow;
-use super::status::{is_transient, retry_after};
+use super::status::{is_worth_a_retry, retry_after};
 use crate::content::Content;
 
 /// Redirects followed, as Go's client.
@@ -159,7 +159,7 @@ impl RegistryHost {
             let more = patient && tries < self.patience.retries;
             let secure = self.is_secure();
             let wait = match self.authorized(asking, call).await {
-                Ok(answer) if more && is_transient(answer.response.status()) => {
+                Ok(answer) if more && is_worth_a_retry(&answer.response) => {
                     tracing::debug!(uri = redacted(&answer.uri), status = %answer.response.status(), "a registry is to be tried again");
                     retry_after(answer.response.headers())
                 }

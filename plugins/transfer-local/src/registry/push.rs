@@ -14,7 +14,7 @@ use super::host::{Answer, Payload, RegistryHost, Target};
 use super::location::follow;
 use super::reference::mount_candidate;
 use super::resolve::CONTENT_DIGEST;
-use super::status::{is_transient, unexpected};
+use super::status::{is_worth_a_retry, unexpected};
 use super::{Call, Registry};
 use crate::content::Content;
 use crate::oci::Descriptor;
@@ -69,7 +69,7 @@ impl Registry {
             put.headers.insert(CONTENT_TYPE, OCTETS);
             // An upload that broke is begun anew, as its session may have seen a part of it.
             let error = match self.exchange(host, &put, false).await {
-                Ok(answer) if tries < self.patience.retries && is_transient(answer.response.status()) => {
+                Ok(answer) if tries < self.patience.retries && is_worth_a_retry(&answer.response) => {
                     unexpected(&host.transport, answer.response).await
                 }
                 Ok(answer) => return self.stored(host, answer, &descriptor.digest).await.map_err(doing),

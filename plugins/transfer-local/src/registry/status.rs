@@ -14,7 +14,7 @@ use super::http::Transport;
 /// Of what a registry says of an error, so much is read.
 const MAX_EXPLANATION: u64 = 16 << 10;
 
-/// A registry that says when to come again is not followed further than this.
+/// A registry that wants to be left alone for longer than this is given up, so that a person can decide.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// `{"errors": [{"code": "…", "message": "…"}]}`.
@@ -34,6 +34,7 @@ struct Reason {
 /// The error of an answer, with what the registry says of it.
 pub async fn unexpected(transport: &Transport, response: Response<Incoming>) -> Error {
     let status = response.status();
+    let wait = retry_after(response.headers());
     let mut message = status.to_string();
     let body = transport
         .read_all(response.into_body(), MAX_EXPLANATION)
@@ -56,6 +57,9 @@ pub async fn unexpected(transport: &Transport, response: Response<Incoming>) -> 
         StatusCode::TOO_MANY_REQUESTS => ": the registry allows no more requests for now",
         _ => "",
     };
+    if let Some(wait) = wait {
+        let _ = write!(message, "; it asks to come again in {} s", wait.as_secs());
+    }
     Error::new(code_of(status), message + hint)
 }
 
@@ -74,12 +78,17 @@ pub fn code_of(status: StatusCode) -> Code {
 }
 
 /// Whether another try may bring another answer.
-pub fn is_transient(status: StatusCode) -> bool {
+fn is_transient(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// How long an answer asks to be left alone, in seconds; a date is not worth its parser.
+/// How long an answer asks to be left alone; a date is not worth its parser.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+    Some(Duration::from_secs(seconds))
+}
+
+/// Whether an answer is worth another try, soon.
+pub fn is_worth_a_retry<B>(answer: &Response<B>) -> bool {
+    is_transient(answer.status()) && retry_after(answer.headers()).is_none_or(|wait| wait <= MAX_RETRY_AFTER)
 }

@@ -184,6 +184,11 @@ async fn blobs_that_are_not_what_they_should_be() {
     .await;
     fails(Code::NotFound, "404", |_, _, _| Reply::new(404, "")).await;
     fails(Code::Unavailable, "503", |_, _, _| Reply::new(503, "")).await;
+    fails(Code::ResourceExhausted, "in 21600 s", |nth, _, _| {
+        assert_eq!(nth, 0, "it is not asked again");
+        Reply::new(429, "").with("retry-after", "21600")
+    })
+    .await;
 }
 
 #[tokio::test]
