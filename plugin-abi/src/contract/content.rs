@@ -109,7 +109,8 @@ pub trait IngestWriter: Send + 'static {
     /// Appends. Not durable before the commit.
     async fn write(&mut self, data: Bytes) -> Result<()>;
 
-    /// Cuts (or starts over at) `size` bytes. A size past the end is `OutOfRange`.
+    /// Cuts (or starts over at) `size` bytes. A size past the end is `OutOfRange`, and so is any but 0 for containerd behind a socket; there an
+    /// error also ends this writer, and the next one goes on.
     async fn truncate(&mut self, size: u64) -> Result<()>;
 
     /// Makes it a blob, durably. `FailedPrecondition` for a wrong size or digest, `AlreadyExists` when the blob is there (the

@@ -91,8 +91,18 @@ impl Kit {
         }
     }
 
+    /// Gives an ingest up. Waits for a writer that is just going: containerd 1.6 fails to remove what that still writes.
     async fn abort(&self, reference: &str) -> Result<()> {
-        self.store.abort(&self.ctx, &format!("testkit/{reference}")).await
+        let mut tries = 0;
+        loop {
+            match self.store.abort(&self.ctx, &format!("testkit/{reference}")).await {
+                Err(error) if matches!(error.code, Code::Unavailable | Code::Unknown) && tries < TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Stores `data`.

@@ -7,6 +7,7 @@
 
 mod clients;
 mod config;
+mod conformance;
 mod crash;
 mod garbage;
 mod plugins;

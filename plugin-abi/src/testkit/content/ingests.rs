@@ -86,12 +86,26 @@ async fn truncate(kit: &Kit) -> Outcome {
     let mut writer = kit.writer("truncate").await?;
     writer.write(Bytes::from(vec![b'x'; 5_000])).await?;
     refused("a cut past the end", writer.truncate(5_001).await, Code::OutOfRange)?;
+    // Over a socket an error is the end of the call behind a writer; the next one goes on with the ingest.
+    drop(writer);
+    let mut writer = kit.writer("truncate").await?;
     writer.truncate(0).await?;
     same("the offset after a cut to nothing", writer.status().await?.offset, 0)?;
     writer.write(data.slice(..6_000)).await?;
-    writer.truncate(4_000).await?;
-    same("the offset after a cut", writer.status().await?.offset, 4_000)?;
-    writer.write(data.slice(4_000..)).await?;
+    match writer.truncate(4_000).await {
+        Ok(()) => {
+            same("the offset after a cut", writer.status().await?.offset, 4_000)?;
+            writer.write(data.slice(4_000..)).await?;
+        }
+        // containerd's service cuts to nothing alone.
+        Err(error) if error.code == Code::OutOfRange => {
+            drop(writer);
+            writer = kit.writer("truncate").await?;
+            writer.truncate(0).await?;
+            writer.write(data.clone()).await?;
+        }
+        Err(error) => return Err(error.into()),
+    }
     let digest = writer.commit(commit_of(&data)).await?;
     same("the content", kit.read(&digest, 0, 0).await?, data.to_vec())?;
     kit.delete(&digest).await

@@ -136,10 +136,10 @@ async fn lists(kit: &Kit, names: Names) -> Outcome {
             same("an entry", &kit.stat(&info.name).await?, &info)?;
         }
     }
-    refused(
-        "a filter that is none",
-        snapshotter.list(ctx, &["name=".to_owned()]).await,
-        Code::InvalidArgument,
-    )?;
+    match snapshotter.list(ctx, &["name=".to_owned()]).await {
+        // containerd 1.6 loses the code of an error in a stream.
+        Err(error) if error.code == Code::Unknown && error.message.contains("invalid argument") => {}
+        other => refused("a filter that is none", other, Code::InvalidArgument)?,
+    }
     kit.remove_all(&[&alone, &view, &active, &parent]).await
 }

@@ -86,13 +86,14 @@ impl Create {
             ))
             .await;
         let backend_parent = self.check().await?;
+        let now = record::now();
         let made = Made {
             backend: backend_key(self.caller.ns(), self.shared.store.next_id().await?, &self.key),
             key: self.key.clone(),
             backend_parent: backend_parent.clone(),
             labels: self.labels.clone(),
-            created: record::now(),
-            updated: record::now(),
+            created: now,
+            updated: now,
         };
         let held = in_flight
             .hold(in_flight::snapshot(&self.snapshotter, &made.backend))
