@@ -58,7 +58,13 @@ impl Registry {
             on_offset(offset);
             let before = offset;
             let broken = match self
-                .download(descriptor, &mut ingest, &mut offset, on_offset.as_ref())
+                .download(
+                    descriptor,
+                    &mut ingest,
+                    &mut offset,
+                    on_offset.as_ref(),
+                    fruitless as usize,
+                )
                 .await
             {
                 Ok(()) => continue,
@@ -86,19 +92,21 @@ impl Registry {
         Ok(Fetched::Now)
     }
 
-    /// Appends what is missing, from the first host that has it.
+    /// Appends what is missing, from the first host that has it. The first `passed_over` have brought nothing and come last.
     async fn download(
         &self,
         descriptor: &Descriptor,
         ingest: &mut Ingest,
         offset: &mut u64,
         on_offset: &(dyn Fn(u64) + Send + Sync),
+        passed_over: usize,
     ) -> Result<(), Broken> {
-        let hosts = self
-            .hosts_for("be pulled from", |can| can.pull)
-            .map_err(Broken::Finally)?;
+        let hosts = self.hosts_for("be pulled from", |can| can.pull);
+        let hosts = hosts.map_err(Broken::Finally)?;
+        let count = hosts.len();
         let mut failures = Vec::new();
-        for (host, last) in hosts {
+        for nth in 0..count {
+            let (host, last) = (hosts[(passed_over + nth) % count].0, nth + 1 == count);
             match self.download_from(host, descriptor, *offset, last).await {
                 Ok((body, at)) => {
                     let sink = Sink {

@@ -14,7 +14,7 @@ use crate::oci::{digest_of, media_type};
 
 /// A registry's answer from the blobs of `image`, whatever the repository and the tag.
 fn serve(image: &TestImage, seen: &Seen) -> Reply {
-    let (_, wanted) = seen.path.rsplit_once('/').expect("a path");
+    let (_, wanted) = path_of(seen).rsplit_once('/').expect("a path");
     if seen.path.contains("/manifests/") {
         return Reply::new(200, image.manifest.clone())
             .with("content-type", media_type::MANIFEST)
@@ -42,7 +42,12 @@ fn range_of(seen: &Seen) -> Option<usize> {
 }
 
 fn asks_for(seen: &Seen, digest: &Digest) -> bool {
-    seen.path.ends_with(digest.as_str())
+    path_of(seen).ends_with(digest.as_str())
+}
+
+/// Without the query, in which mirrors are told whose names they are asked for.
+fn path_of(seen: &Seen) -> &str {
+    seen.path.split('?').next().unwrap_or_default()
 }
 
 /// A server whose answers for the first layer of `image` are made by `fault` from the right one, given how many came before.
@@ -412,5 +417,37 @@ async fn a_proxy_is_asked_for_what_is_elsewhere() {
         .await
         .expect_err("no such host");
     assert_eq!(proxy.seen().len(), before);
+    daemon.assert_tidy();
+}
+
+#[tokio::test]
+async fn where_a_mirror_breaks_off_the_next_host_goes_on() {
+    let image = image();
+    let mirror = faulty(&image, |nth, _, reply| Reply {
+        only: Some(if nth == 0 { 40 } else { 0 }),
+        ..reply
+    })
+    .await;
+    let origin = faulty(&image, |_, _, reply| reply).await;
+    let hosts = tempfile::tempdir().expect("a directory");
+    let folder = hosts.path().join("_default");
+    std::fs::create_dir(&folder).expect("made");
+    let text = format!(
+        "server = \"http://{}\"\n[host.\"http://{}\"]\n",
+        origin.address, mirror.address
+    );
+    std::fs::write(folder.join("hosts.toml"), text).expect("written");
+    let daemon = Daemon::new();
+    let plugin = daemon.plugin_with(&hosts.path().display().to_string());
+    daemon
+        .pull_with(&plugin, "registry.invalid/app:v1", RegistryResolver::default())
+        .await
+        .expect("pulled");
+    let layer = image.layer_digests()[0].clone();
+    assert_eq!(daemon.content.bytes(&layer).as_ref(), Some(&image.layers[0]));
+    let asked: Vec<_> = origin.seen();
+    assert_eq!(asked.len(), 1, "the rest came from the mirror");
+    assert!(asks_for(&asked[0], &layer) && range_of(&asked[0]) == Some(40));
+    assert!(asked[0].path.ends_with("?ns=registry.invalid"), "{}", asked[0].path);
     daemon.assert_tidy();
 }
