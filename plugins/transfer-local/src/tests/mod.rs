@@ -6,6 +6,7 @@ mod faults;
 mod import;
 mod push_faults;
 mod registry;
+mod tls;
 
 use containerd_client::types;
 use containerd_client::types::transfer::{ImageReference, ImageStore, UnpackConfiguration};
