@@ -3,12 +3,27 @@
 use crate::client::{Client, Settings};
 use crate::{container, content, event, image, lease, namespace, plugin, run, shim, snapshot, spec, task, version};
 use anyhow::{Result, bail};
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::time::Duration;
 
 /// Where the daemon listens unless told otherwise.
 const DEFAULT_ADDRESS: &str = "/run/containerd/containerd.sock";
+
+/// Which snapshotter a command is about.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SnapshotterArgs {
+    /// Snapshotter name. Empty value stands for the default value.
+    #[arg(
+        long = "snapshotter",
+        id = "snapshotter",
+        value_name = "NAME",
+        env = "CONTAINERD_SNAPSHOTTER",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub name: String,
+}
 
 /// The client of the container daemon
 #[derive(Debug, Parser)]

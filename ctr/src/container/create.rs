@@ -5,6 +5,7 @@
 
 use super::options::RuncOptions;
 use super::users_of_container;
+use crate::cli::SnapshotterArgs;
 use crate::client::Client;
 use crate::image;
 use crate::spec::build::{Request, Rootfs, build, from_file};
@@ -61,15 +62,8 @@ pub struct ContainerFlags {
     /// Start runc with systemd cgroup manager
     #[arg(long)]
     pub runc_systemd_cgroup: bool,
-    /// Snapshotter name. Empty value stands for the default value.
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "CONTAINERD_SNAPSHOTTER",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub snapshotter: String,
+    #[command(flatten)]
+    pub snapshotter: SnapshotterArgs,
     /// Labels added to the new snapshot for this container.
     #[arg(long, value_name = "KEY=VALUE")]
     pub snapshotter_label: Vec<String>,
@@ -189,7 +183,7 @@ async fn make_leased(
     let config = ImageConfig::from_json(&image.config).with_context(|| format!("image {}", wanted.source))?;
     container.image.clone_from(&image.name);
     container.labels = labels(&config, &image.labels, &wanted.flags.spec.label);
-    container.snapshotter = client.snapshotter_name(&wanted.flags.snapshotter).await?;
+    container.snapshotter = client.snapshotter_name(&wanted.flags.snapshotter.name).await?;
     image::ensure_unpacked(client, &image, &container.snapshotter).await?;
     container.snapshot_key = prepare(client, wanted, &container.snapshotter, &image.chain_id()).await?;
     let made = async {

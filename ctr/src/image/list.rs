@@ -3,6 +3,7 @@
 use super::model::Descriptor;
 use super::platform::{Matcher, Platform};
 use super::{resolve, unpack, walk};
+use crate::cli::SnapshotterArgs;
 use crate::client::{Client, describe};
 use crate::content::store;
 use crate::human::binary_size;
@@ -30,15 +31,8 @@ pub struct CheckArgs {
     /// Print only the ready image refs (fully downloaded and unpacked)
     #[arg(long, short = 'q')]
     quiet: bool,
-    /// Snapshotter name. Empty value stands for the default value.
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "CONTAINERD_SNAPSHOTTER",
-        default_value = "",
-        hide_default_value = true
-    )]
-    snapshotter: String,
+    #[command(flatten)]
+    snapshotter: SnapshotterArgs,
     /// Filters; an image that meets one of them is checked
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
@@ -189,7 +183,7 @@ pub async fn check(client: &Client, args: CheckArgs) -> Result<()> {
         return Ok(());
     }
     let matcher = Matcher::host();
-    let snapshotter = client.snapshotter_name(&args.snapshotter).await?;
+    let snapshotter = client.snapshotter_name(&args.snapshotter.name).await?;
     let mut first = None;
     let mut table = Table::dense(&["REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED", ""]);
     let sum = |list: &[Descriptor]| binary_size(list.iter().map(|descriptor| descriptor.size).sum());

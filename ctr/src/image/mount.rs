@@ -4,6 +4,7 @@
 
 use super::platform::{Matcher, Platform};
 use super::{resolve, unpack};
+use crate::cli::SnapshotterArgs;
 use crate::client::{Client, DEFAULT_SNAPSHOTTER};
 use crate::mounting;
 use crate::snapshot;
@@ -18,15 +19,8 @@ use std::time::Duration;
 /// `ctr images mount`.
 #[derive(Debug, Args)]
 pub struct MountArgs {
-    /// Snapshotter name. Empty value stands for the default value.
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "CONTAINERD_SNAPSHOTTER",
-        default_value = "",
-        hide_default_value = true
-    )]
-    snapshotter: String,
+    #[command(flatten)]
+    snapshotter: SnapshotterArgs,
     /// Enable write support on the mount
     #[arg(long)]
     rw: bool,
@@ -47,15 +41,8 @@ pub struct MountArgs {
 /// `ctr images unmount`.
 #[derive(Debug, Args)]
 pub struct UnmountArgs {
-    /// Snapshotter name. Empty value stands for the default value.
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "CONTAINERD_SNAPSHOTTER",
-        default_value = "",
-        hide_default_value = true
-    )]
-    snapshotter: String,
+    #[command(flatten)]
+    snapshotter: SnapshotterArgs,
     /// Remove the snapshot after a successful unmount
     #[arg(long)]
     rm: bool,
@@ -66,10 +53,10 @@ pub struct UnmountArgs {
 
 /// Mounts an image.
 pub async fn mount(client: &Client, args: &MountArgs) -> Result<()> {
-    let snapshotter = if args.snapshotter.is_empty() {
+    let snapshotter = if args.snapshotter.name.is_empty() {
         DEFAULT_SNAPSHOTTER
     } else {
-        &args.snapshotter
+        &args.snapshotter.name
     };
     let label = format!("containerd.io/gc.ref.snapshot.{snapshotter}");
     let labels = HashMap::from([(label, args.target.clone())]);
@@ -136,7 +123,7 @@ pub async fn unmount(client: &Client, args: &UnmountArgs) -> Result<()> {
             sync: false,
         };
         gone(client.leases().delete(client.request(request)).await.map(drop)).context("error deleting lease")?;
-        let snapshotter = client.snapshotter_name(&args.snapshotter).await?;
+        let snapshotter = client.snapshotter_name(&args.snapshotter.name).await?;
         gone(snapshot::remove(client, &snapshotter, &args.target).await).context("error removing snapshot")?;
     }
     println!("{}", args.target);

@@ -1,6 +1,7 @@
 //! `images pull` and `images push`, by the daemon's transfer service. This client speaks to no registry itself.
 
 use super::platform::Platform;
+use crate::cli::SnapshotterArgs;
 use crate::client::Client;
 use crate::transfer::registry::{Registry, RegistryFlags};
 use crate::transfer::{self, any};
@@ -13,15 +14,8 @@ use containerd_client::types::transfer::{ImageStore, UnpackConfiguration};
 pub struct PullArgs {
     #[command(flatten)]
     registry: RegistryFlags,
-    /// Snapshotter name. Empty value stands for the default value.
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "CONTAINERD_SNAPSHOTTER",
-        default_value = "",
-        hide_default_value = true
-    )]
-    snapshotter: String,
+    #[command(flatten)]
+    snapshotter: SnapshotterArgs,
     /// Labels to attach to the image
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -83,7 +77,7 @@ pub async fn pull(client: &Client, args: &PullArgs) -> Result<()> {
     }
     let unpack = |platform: &Platform| UnpackConfiguration {
         platform: Some(platform.to_api()),
-        snapshotter: args.snapshotter.clone(),
+        snapshotter: args.snapshotter.name.clone(),
     };
     let store = ImageStore {
         name: args.name.clone(),

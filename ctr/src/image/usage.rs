@@ -2,6 +2,7 @@
 
 use super::platform::Matcher;
 use super::{resolve, unpack};
+use crate::cli::SnapshotterArgs;
 use crate::client::{Client, DEFAULT_SNAPSHOTTER};
 use crate::human::binary_size;
 use crate::snapshot;
@@ -12,15 +13,8 @@ use clap::Args;
 /// `ctr images usage`.
 #[derive(Debug, Args)]
 pub struct UsageArgs {
-    /// Snapshotter name. Empty value stands for the default value.
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "CONTAINERD_SNAPSHOTTER",
-        default_value = "",
-        hide_default_value = true
-    )]
-    snapshotter: String,
+    #[command(flatten)]
+    snapshotter: SnapshotterArgs,
     /// Image
     #[arg(value_name = "REF")]
     name: String,
@@ -29,10 +23,10 @@ pub struct UsageArgs {
 /// Prints the usage, the topmost layer first.
 pub async fn usage(client: &Client, args: &UsageArgs) -> Result<()> {
     let name = &args.name;
-    let snapshotter = if args.snapshotter.is_empty() {
+    let snapshotter = if args.snapshotter.name.is_empty() {
         DEFAULT_SNAPSHOTTER
     } else {
-        &args.snapshotter
+        &args.snapshotter.name
     };
     let record = resolve::record(client, name).await;
     let record = record.with_context(|| format!("failed to ensure if image {name} exists"))?;

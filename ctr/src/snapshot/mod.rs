@@ -4,6 +4,7 @@
 pub mod diff;
 pub mod show;
 
+use crate::cli::SnapshotterArgs;
 use crate::client::Client;
 use crate::clock;
 use crate::container::info::print_json;
@@ -25,15 +26,8 @@ use std::io::{Write, stdout};
 /// `ctr snapshots`.
 #[derive(Debug, Args)]
 pub struct SnapshotsArgs {
-    /// Snapshotter name. Empty value stands for the default value.
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "CONTAINERD_SNAPSHOTTER",
-        default_value = "",
-        hide_default_value = true
-    )]
-    snapshotter: String,
+    #[command(flatten)]
+    snapshotter: SnapshotterArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -152,7 +146,7 @@ pub struct UnpackArgs {
 
 /// Runs a command.
 pub async fn run(args: SnapshotsArgs, client: &Client) -> Result<()> {
-    let snapshotter = client.snapshotter_name(&args.snapshotter).await?;
+    let snapshotter = client.snapshotter_name(&args.snapshotter.name).await?;
     match args.command {
         Command::Commit(args) => {
             let request = CommitSnapshotRequest {

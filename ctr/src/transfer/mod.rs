@@ -121,7 +121,7 @@ fn image_store(args: &ImportArgs) -> Result<ImageStore> {
     };
     let unpack = UnpackConfiguration {
         platform: Some(platform.to_api()),
-        snapshotter: args.snapshotter.clone(),
+        snapshotter: args.snapshotter.name.clone(),
     };
     Ok(ImageStore {
         name: args.index_name.clone(),

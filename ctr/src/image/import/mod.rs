@@ -11,6 +11,7 @@ mod names;
 use super::model::{Descriptor, Index, gc_labels};
 use super::platform::{Matcher, Platform};
 use super::{record, resolve, unpack, walk};
+use crate::cli::SnapshotterArgs;
 use crate::client::Client;
 use crate::content::store;
 use crate::{clock, transfer};
@@ -57,15 +58,8 @@ pub struct ImportArgs {
     /// Synchronize the underlying filesystem containing files when unpack images
     #[arg(long)]
     pub sync_fs: bool,
-    /// Snapshotter name. Empty value stands for the default value.
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "CONTAINERD_SNAPSHOTTER",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub snapshotter: String,
+    #[command(flatten)]
+    pub snapshotter: SnapshotterArgs,
     /// Labels to attach to the images
     #[arg(long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
@@ -115,7 +109,7 @@ async fn local(client: &Client, args: &ImportArgs) -> Result<()> {
         return Ok(());
     }
     let to_unpack = platform.as_ref().map_or_else(Matcher::host, Matcher::strict);
-    let snapshotter = client.snapshotter_name(&args.snapshotter).await?;
+    let snapshotter = client.snapshotter_name(&args.snapshotter.name).await?;
     for image in images {
         let target = resolve::target(&image)?;
         print!("unpacking {} ({})...", image.name, target.digest);
