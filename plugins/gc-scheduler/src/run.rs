@@ -82,7 +82,7 @@ async fn run(
                 }
             },
             () = sleep_until(next) => {
-                if schedule.due(Instant::now()) {
+                if schedule.due() {
                     collect(&host, &mut schedule, &mut waiters).await;
                 }
             }

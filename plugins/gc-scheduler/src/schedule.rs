@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  startup_delay ─▶ ┌───────────┐ due, and there is a reason ─▶ collect ─▶ interval = what keeps pauses below
-//!                   │  waiting  │ due without a reason ─▶ the same interval again        pause_threshold ─┐
+//!                   │  waiting  │ due without a reason ─▶ idle, until there is one       pause_threshold ─┐
 //!                   └───────────┘ ◀──────────────────────────────────────────────────────────────────────┘
 //!  trigger, or deletion_threshold reached ─▶ due after schedule_delay at the latest
 //!  a failed collection ─▶ due after the same wait and a second
@@ -32,6 +32,8 @@ pub struct Schedule {
     triggered: bool,
     deletions: u64,
     mutations: u64,
+    /// The last interval ended without a reason to collect.
+    idle: bool,
 }
 
 // === impl Schedule ===
@@ -50,6 +52,7 @@ impl Schedule {
             triggered: false,
             deletions: 0,
             mutations: 0,
+            idle: false,
         };
         let startup = policy.startup_delay.to_std();
         if !startup.is_zero() {
@@ -76,12 +79,14 @@ impl Schedule {
         self.reconsider(now);
     }
 
-    /// The time has come: whether to collect. If there is no reason to, the next look is planned.
-    pub fn due(&mut self, now: Instant) -> bool {
+    /// The time has come: whether to collect. Without a reason to, nothing is planned until there is one: containerd looks again and again,
+    /// and an idle daemon should sleep.
+    pub fn due(&mut self) -> bool {
         let enough_mutations = self.policy.mutation_threshold > 0 && self.mutations >= self.policy.mutation_threshold;
         let reason = self.triggered || !self.collected_before || self.deletions > 0 || enough_mutations;
-        if !reason {
-            self.plan(now, self.interval);
+        self.idle = !reason;
+        if self.idle {
+            self.next = None;
         }
         reason
     }
@@ -120,7 +125,7 @@ impl Schedule {
         let deletions_reached =
             deletion_threshold > 0 && self.deletions >= u64::try_from(deletion_threshold).unwrap_or(u64::MAX);
         let nothing_planned_but_reason = self.next.is_none()
-            && (deletion_threshold == 0 && self.deletions > 0
+            && ((deletion_threshold == 0 || self.idle) && self.deletions > 0
                 || mutation_threshold > 0 && self.mutations >= mutation_threshold);
         if self.triggered || deletions_reached || nothing_planned_but_reason {
             let delay = self.policy.schedule_delay.to_std();
@@ -153,10 +158,7 @@ mod tests {
     fn the_first_collection_follows_the_start() {
         let (mut schedule, now) = schedule(|_| {});
         assert_eq!(schedule.next(), Some(now + 100 * MS));
-        assert!(
-            schedule.due(now + 100 * MS),
-            "the first always runs: it tells how long one takes"
-        );
+        assert!(schedule.due(), "the first always runs: it tells how long one takes");
     }
 
     #[test]
@@ -190,19 +192,29 @@ mod tests {
     }
 
     #[test]
-    fn without_a_reason_it_only_looks_again() {
+    fn without_a_reason_it_sleeps_until_there_is_one() {
         let (mut schedule, now) = schedule(|_| {});
         schedule.collected(now, 10 * MS);
         let later = now + 490 * MS;
-        assert!(!schedule.due(later));
-        assert_eq!(schedule.next(), Some(later + 490 * MS));
+        assert!(!schedule.due());
+        assert_eq!(schedule.next(), None);
         schedule.mutated(later, mutation(99, 0));
-        assert!(!schedule.due(later));
+        assert_eq!(schedule.next(), None);
         schedule.mutated(later, mutation(1, 0));
-        assert!(schedule.due(later), "the mutation threshold is a reason");
+        assert_eq!(schedule.next(), Some(later), "the mutation threshold is a reason");
+        assert!(schedule.due());
         schedule.collected(later, 10 * MS);
         schedule.mutated(later, mutation(1, 1));
-        assert!(schedule.due(later), "so is a deletion");
+        assert_eq!(
+            schedule.next(),
+            Some(later + 490 * MS),
+            "a deletion waits for the interval"
+        );
+        assert!(schedule.due());
+        schedule.collected(later, 10 * MS);
+        assert!(!schedule.due());
+        schedule.mutated(later + 500 * MS, mutation(1, 1));
+        assert_eq!(schedule.next(), Some(later + 500 * MS), "and not, once that is over");
     }
 
     #[test]
@@ -239,11 +251,11 @@ mod tests {
     fn a_failure_waits_longer_and_keeps_its_reason() {
         let (mut schedule, now) = schedule(|_| {});
         schedule.trigger(now);
-        assert!(schedule.due(now));
+        assert!(schedule.due());
         schedule.failed(now);
         assert_eq!(schedule.next(), Some(now + 1000 * MS));
         schedule.failed(now);
         assert_eq!(schedule.next(), Some(now + 2000 * MS));
-        assert!(schedule.due(now), "the trigger still stands");
+        assert!(schedule.due(), "the trigger still stands");
     }
 }

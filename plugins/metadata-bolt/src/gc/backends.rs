@@ -5,8 +5,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
+use futures_util::{StreamExt, stream};
 use orlop_plugin::Result;
 use orlop_plugin::contract::{Code, Ctx, Digest, SnapshotInfo, Snapshotter, collect};
 
@@ -14,6 +14,9 @@ use crate::in_flight::{self, InUse};
 use crate::record::{BlobRecord, IngestRecord, SnapshotRecord};
 use crate::shared::Shared;
 use crate::store::{Kind, Prefix, Reader, View, decode};
+
+/// Blobs removed at a time: each waits for a thread that may block.
+const DELETIONS: usize = 8;
 
 /// Cleans what may have something to clean.
 pub(super) async fn clean(shared: &Arc<Shared>) {
@@ -138,19 +141,22 @@ async fn clean_content(shared: &Arc<Shared>) -> Result<()> {
         shared.dirty.content();
     }
     let known = shared.store.read(KnownContent::read).await?;
-    for (digest, _claim) in blobs
+    let unknown = blobs
         .claimed
         .into_iter()
-        .filter(|(digest, _)| !known.digests.contains(digest.as_str()))
-    {
-        removed(shared, "blob", digest.as_str(), content.delete(&ctx, &digest).await);
-    }
+        .filter(|(digest, _)| !known.digests.contains(digest.as_str()));
+    let (content, ctx) = (&content, &ctx);
+    stream::iter(unknown)
+        .for_each_concurrent(DELETIONS, |(digest, _claim)| async move {
+            removed(shared, "blob", digest.as_str(), content.delete(ctx, &digest).await);
+        })
+        .await;
     for (reference, _claim) in ingests
         .claimed
         .into_iter()
         .filter(|(reference, _)| !known.ingests.contains(reference))
     {
-        removed(shared, "ingest", &reference, content.abort(&ctx, &reference).await);
+        removed(shared, "ingest", &reference, content.abort(ctx, &reference).await);
     }
     Ok(())
 }

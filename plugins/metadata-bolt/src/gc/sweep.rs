@@ -15,7 +15,7 @@ use crate::store::{Draft, Key, Kind, Reader};
 use crate::{leases, snapshots};
 
 /// About how many records one transaction looks at: few enough that writers hardly notice.
-const CHUNK: usize = 128;
+const CHUNK: usize = 512;
 
 /// What a sweep did.
 #[derive(Debug, Default)]
