@@ -71,12 +71,13 @@ fn mappings(pid: u32) -> anyhow::Result<BTreeMap<String, Pss>> {
             ["Anonymous:", kib, _] => by_file.entry(file.clone()).or_default().anonymous += kib.parse::<u64>()?,
             [range, permissions, ..] if permissions.len() == 4 && range.contains('-') && !range.ends_with(':') => {
                 let (start, last) = range.split_once('-').unwrap_or_default();
-                file = match words.get(5) {
-                    Some(path) => path.rsplit('/').next().unwrap_or(path).to_owned(),
-                    None if start == end && is_library(&file) => file,
-                    None => "(anonymous)".to_owned(),
-                };
-                last.clone_into(&mut end);
+                let zeroed = words.len() < 6 && start == end && is_library(&file);
+                if !zeroed {
+                    let path = words.get(5).copied().unwrap_or("(anonymous)");
+                    path.rsplit('/').next().unwrap_or(path).clone_into(&mut file);
+                }
+                // Only the first is the library's: what follows is somebody's stack.
+                end = if zeroed { String::new() } else { last.to_owned() };
             }
             _ => {}
         }
