@@ -62,7 +62,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(address = %address.display(), took = ?begin.elapsed(), "containerd successfully booted");
 
     let counted = metrics.clone();
-    tokio::spawn(crate::trim::when_idle(move || counted.activity()));
+    tokio::spawn(crate::memory::when_idle(move || counted.activity()));
     signals.end().await;
     tracing::info!("the daemon ends; containers run on");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

@@ -14,5 +14,5 @@ pub mod introspection;
 pub mod lifecycle;
 pub mod loader;
 pub mod log;
+mod memory;
 pub mod server;
-mod trim;

@@ -76,6 +76,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     for warning in warnings {
         tracing::warn!(%warning, "the configuration has something nobody reads");
     }
+    crate::memory::few_heaps();
     if !config.temp.as_os_str().is_empty() {
         temporary_directory(&config.temp);
     }
