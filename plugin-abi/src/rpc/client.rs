@@ -59,7 +59,9 @@ impl Remote {
             .map_err(|error| Error::invalid_argument(format!("no path for {method}: {error}")))?;
         let mut request = tonic::Request::new(requests);
         convert::metadata(ctx, &mut request)?;
-        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let mut grpc = Grpc::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
         match grpc.streaming(request, path, Raw).await {
             Ok(response) => Ok(response.into_inner()),
             Err(status) => Err(error(&status)),
