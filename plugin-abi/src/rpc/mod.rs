@@ -60,7 +60,8 @@ macro_rules! contracts {
             )*
         }
 
-        /// Serves all that are there, for whoever cannot know which those are: it brings the code of every contract along. Of `snapshotter` and `snapshotters`, which are one service, the latter wins.
+        /// Serves all that are there, for whoever cannot know which those are: it brings the code of every contract along. Of
+        /// `snapshotter` and `snapshotters`, which are one service, the latter wins.
         pub fn serve_all(contracts: &Contracts) -> Services {
             let mut services = Services::new();
             $(if let Some(contract) = &contracts.$field {
@@ -156,14 +157,6 @@ impl Reach {
             offered,
             id: id.into(),
         })
-    }
-
-    /// Those in this process, as they are.
-    pub fn here(&self) -> Option<&Contracts> {
-        match &self.0 {
-            Place::Here(contracts) => Some(contracts),
-            Place::Far { .. } => None,
-        }
     }
 
     /// What is offered, by the names of [`CONTRACT_NAMES`].

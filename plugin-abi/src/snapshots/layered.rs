@@ -20,7 +20,7 @@ use super::usage::disk_usage;
 use crate::contract::{
     BoxStream, Ctx, Labels, Mount, SnapshotInfo, SnapshotKind, Snapshotter, Usage, async_trait, stream_of,
 };
-use crate::{Error, InitContext, Result, blocking};
+use crate::{Contracts, Error, InitContext, Instance, Result, blocking};
 
 /// What differs between snapshotters that keep a directory a snapshot. Every function may block.
 pub trait Layers: Send + Sync + 'static {
@@ -188,6 +188,16 @@ impl<L: Layers> LayeredSnapshotter<L> {
             Ok(())
         })
         .await;
+    }
+
+    /// The instance of a plugin that is this snapshotter: it offers it, shows its `root`, and closes it in the end, so that the next one
+    /// can open the same records.
+    pub fn into_instance(self, root: &Path) -> Instance {
+        let ended = self.clone();
+        Instance::new()
+            .with_contracts(Contracts::default().with_snapshotter(Arc::new(self)))
+            .export("root", root.display())
+            .on_shutdown(move || async move { ended.close().await })
     }
 
     fn described(&self, stored: Stored) -> SnapshotInfo {

@@ -15,10 +15,8 @@ mod conformance;
 mod images;
 mod scratch;
 
-use std::sync::Arc;
-
 use orlop_plugin::snapshots::{LayeredSnapshotter, Removal, plugin_root};
-use orlop_plugin::{Contracts, InitContext, InitError, Instance, Registration, blocking, kind};
+use orlop_plugin::{InitContext, InitError, Instance, Registration, blocking, kind};
 use serde::{Deserialize, Serialize};
 
 use images::Images;
@@ -66,11 +64,7 @@ async fn start(context: InitContext) -> Result<Instance, InitError> {
     }
     let images = Images::new(path, &config.fs_type, config.mount_options);
     let snapshotter = LayeredSnapshotter::open(&root, images, Removal::AtOnce).await?;
-    let ended = snapshotter.clone();
-    Ok(Instance::new()
-        .with_contracts(Contracts::default().with_snapshotter(Arc::new(snapshotter)))
-        .export("root", root.display())
-        .on_shutdown(move || async move { ended.close().await }))
+    Ok(snapshotter.into_instance(&root))
 }
 
 orlop_plugin::export_plugin!(registrations, "io.containerd.snapshotter.v1.blockfile");

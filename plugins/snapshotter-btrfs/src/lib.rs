@@ -17,10 +17,8 @@ mod place;
 mod subvolumes;
 mod usage;
 
-use std::sync::Arc;
-
 use orlop_plugin::snapshots::{LayeredSnapshotter, Removal, plugin_root};
-use orlop_plugin::{Contracts, InitContext, InitError, Instance, Registration, blocking, kind};
+use orlop_plugin::{InitContext, InitError, Instance, Registration, blocking, kind};
 use serde::{Deserialize, Serialize};
 
 use place::Place;
@@ -57,11 +55,7 @@ async fn start(context: InitContext) -> Result<Instance, InitError> {
         }
     };
     let snapshotter = LayeredSnapshotter::open(&root, Subvolumes::on(device), Removal::AtOnce).await?;
-    let ended = snapshotter.clone();
-    Ok(Instance::new()
-        .with_contracts(Contracts::default().with_snapshotter(Arc::new(snapshotter)))
-        .export("root", root.display())
-        .on_shutdown(move || async move { ended.close().await }))
+    Ok(snapshotter.into_instance(&root))
 }
 
 orlop_plugin::export_plugin!(registrations, "io.containerd.snapshotter.v1.btrfs");

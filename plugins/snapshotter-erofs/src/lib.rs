@@ -22,10 +22,9 @@ mod layers;
 mod verity;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use orlop_plugin::snapshots::{LayeredSnapshotter, Removal, plugin_root, tells_types};
-use orlop_plugin::{Contracts, Error, InitContext, InitError, Instance, Registration, Result, blocking, kind};
+use orlop_plugin::{Error, InitContext, InitError, Instance, Registration, Result, blocking, kind};
 use serde::{Deserialize, Serialize};
 
 use layers::{ErofsLayers, Protection};
@@ -88,11 +87,7 @@ async fn start(context: InitContext) -> Result<Instance, InitError> {
     };
     let layers = ErofsLayers::new(mkfs, config.ovl_mount_options, protection);
     let snapshotter = LayeredSnapshotter::open(&root, layers, Removal::AtOnce).await?;
-    let ended = snapshotter.clone();
-    Ok(Instance::new()
-        .with_contracts(Contracts::default().with_snapshotter(Arc::new(snapshotter)))
-        .export("root", root.display())
-        .on_shutdown(move || async move { ended.close().await }))
+    Ok(snapshotter.into_instance(&root))
 }
 
 /// Whether this release does what is configured.

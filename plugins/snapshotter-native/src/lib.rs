@@ -13,11 +13,10 @@ mod copy;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 
 use orlop_plugin::contract::{Mount, SnapshotKind};
 use orlop_plugin::snapshots::{Directories, LayeredSnapshotter, Layers, Removal, Snapshot, plugin_root};
-use orlop_plugin::{Contracts, Error, InitContext, InitError, Instance, Registration, Result, kind};
+use orlop_plugin::{Error, InitContext, InitError, Instance, Registration, Result, kind};
 use serde::{Deserialize, Serialize};
 
 /// `[plugins."io.containerd.snapshotter.v1.native"]`.
@@ -41,11 +40,7 @@ async fn start(context: InitContext) -> Result<Instance, InitError> {
     let config: Config = context.config()?;
     let root = plugin_root(&context, &config.root_path)?;
     let snapshotter = LayeredSnapshotter::open(&root, Copies, Removal::AtOnce).await?;
-    let ended = snapshotter.clone();
-    Ok(Instance::new()
-        .with_contracts(Contracts::default().with_snapshotter(Arc::new(snapshotter)))
-        .export("root", root.display())
-        .on_shutdown(move || async move { ended.close().await }))
+    Ok(snapshotter.into_instance(&root))
 }
 
 orlop_plugin::export_plugin!(registrations, "io.containerd.snapshotter.v1.native");

@@ -3,9 +3,8 @@
 //! Records, locking, crash safety and the gRPC service are the SDK's; what is left is what a snapshot *is*.
 
 use std::process::Command;
-use std::sync::Arc;
 
-use orlop_plugin::contract::{Contracts, Mount, SnapshotKind};
+use orlop_plugin::contract::{Mount, SnapshotKind};
 use orlop_plugin::snapshots::{Directories, LayeredSnapshotter, Layers, Removal, Snapshot};
 use orlop_plugin::{Error, InitContext, InitError, Instance, Registration, Result, kind};
 
@@ -42,12 +41,7 @@ impl Layers for Acme {
 
 async fn init(context: InitContext) -> Result<Instance, InitError> {
     let snapshotter = LayeredSnapshotter::open(context.root()?, Acme, Removal::AtOnce).await?;
-    let ended = snapshotter.clone();
-    Ok(Instance::new()
-        .with_contracts(Contracts::default().with_snapshotter(Arc::new(snapshotter)))
-        .export("root", context.root_path.display())
-        // The next instance, after a reload, opens the same records.
-        .on_shutdown(move || async move { ended.close().await }))
+    Ok(snapshotter.into_instance(&context.root_path))
 }
 
 /// What the library registers: one plugin, `io.containerd.snapshotter.v1.acme`.
