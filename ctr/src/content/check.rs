@@ -7,6 +7,7 @@ use crate::human::decimal_size;
 use crate::table::Table;
 use anyhow::{Result, bail};
 use clap::Args;
+use containerd_client::tonic::Code;
 use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
@@ -29,21 +30,25 @@ pub async fn run(client: &Client, args: CheckArgs) -> Result<()> {
     for digest in &args.digests {
         digest::parse(digest)?;
     }
-    let digests = if args.digests.is_empty() {
+    // What is listed may be collected before its turn; what the user names is missed.
+    let listed = args.digests.is_empty();
+    let digests = if listed {
         let blobs = store::list(client, Vec::new()).await?;
         blobs.into_iter().map(|blob| blob.digest).collect()
     } else {
         args.digests
     };
-    let count = digests.len();
     let checked: Vec<(String, Outcome)> = stream::iter(digests)
         .map(|digest| async move {
             let outcome = check(client, &digest).await;
-            (digest, outcome)
+            let gone = listed && outcome.damage.is_some() && is_gone(client, &digest).await;
+            (!gone).then_some((digest, outcome))
         })
         .buffered(AT_A_TIME)
+        .filter_map(std::future::ready)
         .collect()
         .await;
+    let count = checked.len();
     let damaged = checked.iter().filter(|(_, outcome)| outcome.damage.is_some()).count();
     if args.quiet {
         for (digest, _) in checked.iter().filter(|(_, outcome)| outcome.damage.is_some()) {
@@ -69,6 +74,10 @@ struct Outcome {
     size: i64,
     /// What is wrong with it.
     damage: Option<String>,
+}
+
+async fn is_gone(client: &Client, digest: &str) -> bool {
+    matches!(store::info(client, digest).await, Err(status) if status.code() == Code::NotFound)
 }
 
 async fn check(client: &Client, digest: &str) -> Outcome {
