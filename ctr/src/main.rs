@@ -21,6 +21,7 @@ mod metrics;
 mod mounting;
 mod namespace;
 mod plugin;
+mod progress;
 mod reflect;
 mod run;
 mod shim;

@@ -43,7 +43,7 @@ pub struct ExportArgs {
 enum Record {
     Directory,
     Document { bytes: Vec<u8>, mode: u32 },
-    Blob(Descriptor),
+    Blob(Box<Descriptor>),
 }
 
 /// What `manifest.json` says of one image.
@@ -101,6 +101,7 @@ async fn records(
         schema_version: 2,
         media_type: String::new(),
         manifests: targets.to_vec(),
+        ..Index::default()
     };
     records.insert("index.json".to_owned(), document(serde_json::to_vec(&index)?, 0o644));
     for target in targets {
@@ -146,7 +147,7 @@ async fn add_index(
     matcher: &Matcher,
     args: &ExportArgs,
 ) -> Result<Descriptor> {
-    records.insert(blob_path(target)?, Record::Blob(target.clone()));
+    records.insert(blob_path(target)?, Record::Blob(Box::new(target.clone())));
     let manifests = walk::children(client, target).await?;
     let mut best: Option<(usize, Descriptor)> = None;
     for manifest in manifests {
@@ -178,7 +179,7 @@ async fn add_tree(
     while let Some(descriptor) = queue.pop() {
         queue.extend(walk::children(client, &descriptor).await?);
         if !(skip_non_distributable && descriptor.is_non_distributable()) {
-            records.insert(blob_path(&descriptor)?, Record::Blob(descriptor));
+            records.insert(blob_path(&descriptor)?, Record::Blob(Box::new(descriptor)));
         }
     }
     Ok(())

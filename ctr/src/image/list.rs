@@ -229,7 +229,7 @@ pub async fn check(client: &Client, args: CheckArgs) -> Result<()> {
                 &size,
                 &unpacked.to_string(),
             ]);
-        } else if complete {
+        } else if complete && unpacked {
             println!("{}", image.name);
         }
     }

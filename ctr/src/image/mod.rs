@@ -2,14 +2,17 @@
 //!
 //! [`model`] and [`platform`] are the documents, [`walk`] follows them in the content store, [`resolve`] ends at one
 //! platform's image, [`unpack`] makes its snapshots. The commands: [`import`], [`export`], [`list`] (and `check`),
-//! [`record`] (tag, label, delete, prune), [`remote`] (pull, push), [`mount`] and [`usage`].
+//! [`record`] (tag, label, delete, prune), [`remote`] (pull, push), [`convert`] (over [`recode`]), [`inspect`], [`mount`] and [`usage`].
 
+pub mod convert;
 pub mod export;
 pub mod import;
+pub mod inspect;
 pub mod list;
 pub mod model;
 pub mod mount;
 pub mod platform;
+pub mod recode;
 pub mod record;
 pub mod reference;
 pub mod remote;
@@ -21,7 +24,6 @@ pub mod walk;
 pub use resolve::resolve;
 pub use unpack::ensure_unpacked;
 
-use crate::cli::unsupported;
 use crate::client::Client;
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -35,6 +37,8 @@ pub enum Command {
     Export(export::ExportArgs),
     /// Import images
     Import(import::ImportArgs),
+    /// Inspect an image
+    Inspect(inspect::InspectArgs),
     /// List images known to the daemon
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
@@ -46,8 +50,8 @@ pub enum Command {
     Pull(remote::PullArgs),
     /// Push an image to a remote
     Push(remote::PushArgs),
-    /// Convert an image: not in this release
-    Convert(RemoteArgs),
+    /// Convert an image
+    Convert(convert::ConvertArgs),
     /// Remove unused images
     Prune(record::PruneArgs),
     /// Remove one or more images by reference
@@ -74,15 +78,13 @@ pub async fn run(command: Command, client: &Client) -> Result<()> {
         Command::Check(args) => list::check(client, args).await,
         Command::Export(args) => export::export(client, &args).await,
         Command::Import(args) => import::import(client, &args).await,
+        Command::Inspect(args) => inspect::inspect(client, &args).await,
         Command::List(args) => list::list(client, args).await,
         Command::Mount(args) => mount::mount(client, &args).await,
         Command::Unmount(args) => mount::unmount(client, &args).await,
         Command::Pull(args) => remote::pull(client, &args).await,
         Command::Push(args) => remote::push(client, &args).await,
-        Command::Convert(_) => Err(unsupported(
-            "`images convert`",
-            "use `skopeo copy` on an exported archive",
-        )),
+        Command::Convert(args) => convert::convert(client, &args).await,
         Command::Prune(args) => record::prune(client, &args).await,
         Command::Delete(args) => record::delete(client, &args).await,
         Command::Tag(args) => record::tag(client, &args).await,

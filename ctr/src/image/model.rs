@@ -17,6 +17,10 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// Docker's image configuration.
 pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// OCI layer, not compressed.
+pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// OCI layer that may not be handed on, not compressed.
+const OCI_FOREIGN_LAYER: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
 /// Docker's layer, not compressed.
 pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 /// Docker's layer, compressed.
@@ -48,9 +52,15 @@ pub struct Descriptor {
         deserialize_with = "null_default"
     )]
     pub annotations: BTreeMap<String, String>,
+    /// The content itself, in base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub data: String,
     /// For which platform it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+    /// What an artifact's manifest is of.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub artifact_type: String,
 }
 
 impl Descriptor {
@@ -123,8 +133,43 @@ where
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// OCI's name of a media type of Docker's; others are themselves.
+pub fn docker_to_oci(media_type: &str) -> &str {
+    match media_type {
+        DOCKER_INDEX => OCI_INDEX,
+        DOCKER_MANIFEST => OCI_MANIFEST,
+        DOCKER_CONFIG => OCI_CONFIG,
+        DOCKER_LAYER => OCI_LAYER,
+        DOCKER_LAYER_GZIP => "application/vnd.oci.image.layer.v1.tar+gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar" => OCI_FOREIGN_LAYER,
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => {
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        }
+        other => other,
+    }
+}
+
+/// Whether a media type is Docker's.
+pub fn is_docker(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.docker.")
+}
+
+/// The media type of a layer once it is not compressed any more.
+pub fn uncompressed(media_type: &str) -> &str {
+    match media_type {
+        DOCKER_LAYER_GZIP => DOCKER_LAYER,
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => {
+            "application/vnd.docker.image.rootfs.foreign.diff.tar"
+        }
+        "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.oci.image.layer.v1.tar+zstd" => OCI_LAYER,
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd" => OCI_FOREIGN_LAYER,
+        other => other,
+    }
+}
+
 /// A manifest: one image of one platform.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     /// 2
@@ -132,15 +177,28 @@ pub struct Manifest {
     /// Its own media type.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub media_type: String,
+    /// What it is an artifact of.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub artifact_type: String,
     /// The image's configuration.
     pub config: Descriptor,
     /// The layers, the lowest first.
     #[serde(default, deserialize_with = "null_default")]
     pub layers: Vec<Descriptor>,
+    /// The manifest that this one is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+    /// Free-form metadata.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_default"
+    )]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// An index: manifests, mostly one a platform.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {
     /// 2
@@ -148,9 +206,22 @@ pub struct Index {
     /// Its own media type.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub media_type: String,
+    /// What it is an artifact of.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub artifact_type: String,
     /// The manifests.
     #[serde(default, deserialize_with = "null_default")]
     pub manifests: Vec<Descriptor>,
+    /// The manifest that this one is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+    /// Free-form metadata.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_default"
+    )]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// The part of a configuration that says what it is for and what its layers are.

@@ -2,24 +2,25 @@
 //!
 //! Streams are calls of their own (`Streaming.Stream`), named by whom opens them; the transfer refers to them by name.
 //! [`stream`] has their protocol, [`registry`] answers the daemon's questions for
-//! credentials, [`progress`] prints what it tells.
+//! credentials, [`crate::progress`] prints what it tells.
 
-mod progress;
 pub mod registry;
 mod stream;
 
-use crate::client::{Client, unique_part};
+use crate::client::{Client, describe_status, unique_part};
 use crate::image::import::ImportArgs;
 use crate::image::platform::Platform;
-use crate::plugin;
+use crate::{plugin, progress};
 use anyhow::{Context, Result, ensure};
 use containerd_client::services::v1::{TransferOptions, TransferRequest};
-use containerd_client::types::transfer::{ImageImportStream, ImageReference, ImageStore, UnpackConfiguration};
+use containerd_client::types::transfer::{
+    ImageImportStream, ImageReference, ImageStore, Progress, UnpackConfiguration,
+};
 use prost::{Message, Name};
 use prost_types::Any;
 use std::io::Read;
 use stream::{ByteSender, Stream};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// The plugins that a transfer needs: the transferrer, its service, and the service of the streams.
 const NEEDED: [(&str, &str); 3] = [
@@ -72,18 +73,43 @@ pub async fn run(client: &Client, source: Any, destination: Any) -> Result<()> {
         destination: Some(destination),
         options: Some(TransferOptions { progress_stream: id }),
     };
+    let (told, tells) = mpsc::unbounded_channel();
     let (ended, end) = oneshot::channel();
-    let printer = tokio::spawn(progress::print(stream, end));
+    let printer = tokio::spawn(progress::show(tells));
+    let listener = tokio::spawn(listen(stream, told, end));
     let done = client.transfer().transfer(client.request(request)).await;
-    if done.is_ok() {
-        // What the daemon told before it answered has arrived: it only has to be printed.
-        let _ = ended.send(());
-        let _ = printer.await;
-    } else {
-        printer.abort();
-    }
+    // What the daemon told before it answered has arrived: it only has to be printed.
+    let _ = ended.send(());
+    let _ = listener.await;
+    let _ = printer.await;
     done?;
     Ok(())
+}
+
+/// Hands on what is told over a stream until the daemon closes it, or what was told before `end`.
+async fn listen(mut stream: Stream, told: mpsc::UnboundedSender<Progress>, mut end: oneshot::Receiver<()>) {
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = stream.next() => message,
+            _ = &mut end => return,
+        };
+        match message {
+            Ok(Some(message)) => {
+                let Ok(progress) = Progress::decode(message.value.as_slice()) else {
+                    continue;
+                };
+                if told.send(progress).is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(status) => {
+                eprintln!("ctr: progress: {}", describe_status(&status));
+                return;
+            }
+        }
+    }
 }
 
 /// Imports an archive through the transfer service.

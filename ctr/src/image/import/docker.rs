@@ -1,19 +1,17 @@
 //! `docker save`'s archives: `manifest.json` names configurations, layers and tags; manifests and an index are made of it.
 
 use crate::client::Client;
-use crate::content::store::{self, CHUNK, Expected, Writer};
+use crate::content::store;
 use crate::image::model::{
     DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, Descriptor, IMAGE_NAME, Index, Manifest,
     OCI_INDEX, REF_NAME, null_default,
 };
+use crate::image::recode::{self, Recoder};
 use crate::image::unpack::UNCOMPRESSED;
 use crate::image::{reference, walk};
 use anyhow::{Context, Result};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// One image of `manifest.json`.
@@ -56,6 +54,7 @@ pub async fn index(
             media_type: DOCKER_MANIFEST.to_owned(),
             config,
             layers,
+            ..Manifest::default()
         };
         let mut descriptor = write(client, &manifest, DOCKER_MANIFEST)
             .await
@@ -80,6 +79,7 @@ pub async fn index(
             schema_version: 2,
             media_type: String::new(),
             manifests,
+            ..Index::default()
         },
         OCI_INDEX,
     )
@@ -134,46 +134,12 @@ async fn layers(
 
 /// Docker's media type of a layer, by the blob's first bytes.
 async fn media_type(client: &Client, digest: &str) -> Result<&'static str> {
-    let mut head = Vec::new();
-    if store::info(client, digest).await?.size > 0 {
-        let mut pieces = store::pieces(client, digest, 0, 10)
-            .await
-            .context("cannot look at the layer")?;
-        while let Some(piece) = pieces.message().await? {
-            head.extend(piece.data);
-        }
-    }
-    let compressed = head.starts_with(&[0x1f, 0x8b, 0x08]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-    Ok(if compressed { DOCKER_LAYER_GZIP } else { DOCKER_LAYER })
+    let plain = Recoder::to_plain(client, digest).await?.is_none();
+    Ok(if plain { DOCKER_LAYER } else { DOCKER_LAYER_GZIP })
 }
 
 async fn compressed_copy(client: &Client, layer: &Descriptor) -> Result<Descriptor> {
     let name = format!("compress-blob-{}", layer.digest.replacen(':', "-", 1));
-    let opened = Writer::open(client, &name, Expected::default()).await?;
-    let mut writer = opened.with_context(|| format!("the daemon took ingest {name} for a blob"))?;
-    let mut encoder = GzEncoder::new(Vec::with_capacity(CHUNK), Compression::default());
-    let mut hash = <sha2::Sha256 as sha2::Digest>::new();
-    let mut pieces = store::pieces(client, &layer.digest, 0, 0).await?;
-    while let Some(piece) = pieces.message().await? {
-        encoder.write_all(&piece.data).context("gzip")?;
-        if encoder.get_ref().len() >= CHUNK {
-            let full = std::mem::take(encoder.get_mut());
-            sha2::Digest::update(&mut hash, &full);
-            writer.write(full).await?;
-        }
-    }
-    let rest = encoder.finish().context("gzip")?;
-    sha2::Digest::update(&mut hash, &rest);
-    writer.write(rest).await?;
-    let digest = format!("sha256:{}", hex::encode(sha2::Digest::finalize(hash)));
-    let size = writer.offset();
-    writer
-        .commit(HashMap::from([(UNCOMPRESSED.to_owned(), layer.digest.clone())]))
-        .await?;
-    Ok(Descriptor {
-        media_type: DOCKER_LAYER_GZIP.to_owned(),
-        digest,
-        size,
-        ..layer.clone()
-    })
+    let labels = HashMap::from([(UNCOMPRESSED.to_owned(), layer.digest.clone())]);
+    recode::copy(client, layer, &name, Recoder::gzip(), labels, DOCKER_LAYER_GZIP).await
 }
