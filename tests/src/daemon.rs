@@ -88,7 +88,8 @@ impl Builder {
         );
         std::fs::write(directory.join("config.toml"), config).expect("the configuration is written");
         // runc keeps its state by namespace, for every daemon of the machine.
-        let namespace = format!("t{}-{number}", std::process::id());
+        // Of one width: who clears up `t1-001` finds its shims by this name, and must not find those of another test in it.
+        let namespace = format!("t{}-{number:03}", std::process::id());
         let mut daemon = Daemon {
             kind: self.kind,
             child: None,

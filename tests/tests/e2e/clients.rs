@@ -178,7 +178,8 @@ fn what_we_export_the_peer_imports() {
         digests.sort();
         digests
     };
-    assert_eq!(digests(&ours), digests(&theirs));
+    // The archive's own index is garbage after an import, for each daemon in its own time.
+    eventually("both stores to hold the same blobs", || digests(&ours) == digests(&theirs));
     assert_eq!(
         theirs.debian_ctr(&format!("run --rm {BUSYBOX} t1 /bin/echo hi")).ok(),
         "hi\n"
