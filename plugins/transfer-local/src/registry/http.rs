@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::dial::{Dialer, proxy_for};
 use super::hosts::HostConfig;
 use super::tls;
+pub use orlop_registry::redacted;
 
 /// The body of a request.
 pub type Body = UnsyncBoxBody<Bytes, Error>;
@@ -113,7 +114,7 @@ impl Transport {
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(30)));
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls::client_config(host)?)
+            .with_tls_config(tls::client_config(host).map_err(super::said)?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(Dialer {
@@ -233,13 +234,6 @@ pub fn streamed(pieces: BoxStream<Bytes>, on_sent: Arc<dyn Fn(u64) + Send + Sync
         })
     });
     (StreamBody::new(frames).boxed_unsync(), Sent(sent))
-}
-
-/// A URI without its query, which may hold secrets.
-pub fn redacted(uri: &http::Uri) -> String {
-    let scheme = uri.scheme_str().unwrap_or("http");
-    let host = uri.authority().map_or("", http::uri::Authority::as_str);
-    format!("{scheme}://{host}{}", uri.path())
 }
 
 fn failure(error: &hyper_util::client::legacy::Error, where_to: &str) -> Failure {

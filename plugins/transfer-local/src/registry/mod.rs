@@ -7,19 +7,16 @@
 //! ```
 
 mod auth;
-mod challenge;
 mod credentials;
 mod dial;
 mod fetch;
 mod host;
-mod hosts;
 mod http;
 mod location;
 mod push;
 mod reference;
 mod resolve;
 mod status;
-mod tls;
 
 pub use fetch::Fetched;
 pub use http::{Network, Patience};
@@ -32,6 +29,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use containerd_client::types::transfer::{HttpDebug, OciRegistry, RegistryResolver};
 use orlop_plugin::contract::Ctx;
 use orlop_plugin::{Error, Host, Result, blocking};
+use orlop_registry::{challenge, hosts, tls};
 
 use credentials::Asking;
 use host::{Answer, Call, Payload, RegistryHost, Target};
@@ -72,7 +70,7 @@ impl Registry {
         let (name, scheme) = (reference.host.clone(), resolver.default_scheme);
         let for_hosts = network.clone();
         let hosts = blocking(move || {
-            let hosts = hosts::load(&name, &directories, &scheme)?;
+            let hosts = hosts::load(&name, &directories, &scheme).map_err(said)?;
             hosts
                 .into_iter()
                 .map(|host| RegistryHost::new(host, &for_hosts, told))
@@ -162,6 +160,15 @@ fn with_query(uri: &Uri, query: &str) -> Result<Uri> {
     let path = format!("{}?{query}", uri.path());
     parts.path_and_query = Some(path.parse().map_err(malformed)?);
     Uri::from_parts(parts).map_err(malformed)
+}
+
+/// What is wrong with a configuration or a host, with its code.
+fn said(error: orlop_registry::Error) -> Error {
+    match error {
+        orlop_registry::Error::Invalid(message) => Error::invalid_argument(message),
+        orlop_registry::Error::Precondition(message) => Error::failed_precondition(message),
+        orlop_registry::Error::Io(doing, error) => Error::io(doing, &error),
+    }
 }
 
 fn malformed(error: impl std::fmt::Display) -> Error {

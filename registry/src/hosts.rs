@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use orlop_plugin::duration::GoDuration;
-use orlop_plugin::toml::{self, de::DeTable};
-use orlop_plugin::{Error, Result};
 use serde::Deserialize;
+use toml::de::DeTable;
+
+use crate::{Error, Result};
 
 /// Docker Hub: the host of its names, and the host that answers.
 const HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
@@ -80,7 +80,7 @@ impl HostConfig {
             ("", Some(port)) if local && port != "443" => Scheme::Either,
             ("https" | "", _) => Scheme::Https,
             (other, _) => {
-                return Err(Error::invalid_argument(format!(
+                return Err(Error::Invalid(format!(
                     "the default scheme {other:?} is neither http nor https"
                 )));
             }
@@ -131,7 +131,7 @@ fn load_directory(directory: &Path, own: HostConfig) -> Result<Vec<HostConfig>> 
             parse(&text, directory, own).map_err(|error| error.context(file.display()))
         }
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io(format!("read {}", file.display()), &error))
+            Err(Error::Io(format!("read {}", file.display()), error))
         }
         _ => certificate_files(directory, own),
     }
@@ -139,10 +139,10 @@ fn load_directory(directory: &Path, own: HostConfig) -> Result<Vec<HostConfig>> 
 
 /// Docker's layout: `*.crt` are trusted, `*.cert` with `*.key` are ours.
 fn certificate_files(directory: &Path, mut own: HostConfig) -> Result<Vec<HostConfig>> {
-    let failed = |error: &std::io::Error| Error::io(format!("read {}", directory.display()), error);
+    let failed = |error| Error::Io(format!("read {}", directory.display()), error);
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-        .map_err(|error| failed(&error))?;
+        .map_err(failed)?;
     files.sort();
     for file in files {
         match file.extension().and_then(|extension| extension.to_str()) {
@@ -208,7 +208,7 @@ impl<T> OneOrMany<T> {
 /// Reads a `hosts.toml` that lies in `directory`. The hosts come in the order of the file, and after them `server`, or `own` where
 /// none is named.
 fn parse(text: &str, directory: &Path, own: HostConfig) -> Result<Vec<HostConfig>> {
-    let invalid = |error: toml::de::Error| Error::invalid_argument(error.to_string());
+    let invalid = |error: toml::de::Error| Error::Invalid(error.to_string());
     let mut file: HostsFile = toml::from_str(text).map_err(invalid)?;
     let mut hosts = Vec::new();
     for name in order_of_hosts(text).map_err(invalid)? {
@@ -266,7 +266,7 @@ fn host_of(server: &str, table: HostTable, directory: &Path, own: Option<HostCon
         })
         .collect();
     for (name, values) in table.header {
-        let invalid = || Error::invalid_argument(format!("header {name:?} is not valid"));
+        let invalid = || Error::Invalid(format!("header {name:?} is not valid"));
         let key: HeaderName = name.parse().map_err(|_| invalid())?;
         for value in values.into_vec() {
             host.header
@@ -274,14 +274,29 @@ fn host_of(server: &str, table: HostTable, directory: &Path, own: Option<HostCon
         }
     }
     host.dial_timeout = match table.dial_timeout {
-        Some(text) => Some(
-            text.parse::<GoDuration>()
-                .map_err(|error| error.context("dial_timeout"))?
-                .to_std(),
-        ),
+        Some(text) => Some(duration(&text).ok_or_else(|| {
+            Error::Invalid(format!(
+                "dial_timeout: {text:?} is no duration: it must read like 30s, 5m or 1m30s"
+            ))
+        })?),
         None => None,
     };
     Ok(host)
+}
+
+/// A duration as Go writes it, to the millisecond.
+fn duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 4] = [("ms", 0.001), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let value: f64 = rest[..end].parse().ok()?;
+        let (unit, seconds) = UNITS.iter().find(|(unit, _)| rest[end..].starts_with(unit))?;
+        total += Duration::try_from_secs_f64(value * seconds).ok()?;
+        rest = &rest[end + unit.len()..];
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 /// A host that is named by its URL.
@@ -290,7 +305,7 @@ fn named(server: &str, override_path: bool, skip_verify: bool) -> Result<HostCon
         Some(("http", rest)) => (Scheme::Http, rest),
         Some(("https", rest)) => (Scheme::Https, rest),
         Some((other, _)) => {
-            return Err(Error::invalid_argument(format!(
+            return Err(Error::Invalid(format!(
                 "{server:?} has the scheme {other:?}: it must be http or https"
             )));
         }
@@ -299,7 +314,7 @@ fn named(server: &str, override_path: bool, skip_verify: bool) -> Result<HostCon
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let valid = authority.parse::<http::uri::Authority>().is_ok() && !authority.contains('@');
     if !valid || path.contains(['?', '#']) {
-        return Err(Error::invalid_argument(format!(
+        return Err(Error::Invalid(format!(
             "{server:?} is no URL of a registry: it must read https://HOST[:PORT][/PATH]"
         )));
     }
@@ -334,7 +349,7 @@ fn capabilities(names: &[String]) -> Result<Capabilities> {
             // The list of what refers to an image, which no transfer asks for.
             "referrers" => {}
             _ => {
-                return Err(Error::invalid_argument(format!(
+                return Err(Error::Invalid(format!(
                     "the capability {name:?} is not known: there are pull, resolve and push"
                 )));
             }

@@ -98,7 +98,7 @@ fn what_is_wrong_is_named() {
         ("[host", "TOML"),
     ] {
         let error = parse(text, Path::new("/"), own("quay.io")).expect_err(text);
-        assert!(error.message.contains(why), "{text}: {error}");
+        assert!(error.to_string().contains(why), "{text}: {error}");
     }
 }
 

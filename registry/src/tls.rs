@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use orlop_plugin::{Error, Result};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -12,14 +11,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::hosts::HostConfig;
+use crate::hosts::HostConfig;
+use crate::{Error, Result};
 
 /// The configuration for `host`. Blocks: it reads the system's certificates and the host's.
 pub fn client_config(host: &HostConfig) -> Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| Error::internal(format!("set TLS up: {error}")))?;
+        .map_err(|error| Error::Precondition(format!("set TLS up: {error}")))?;
     let builder = if host.skip_verify {
         builder
             .dangerous()
@@ -37,7 +37,7 @@ pub fn client_config(host: &HostConfig) -> Result<ClientConfig> {
             let key = key.as_deref().unwrap_or(certificate);
             let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("private key", key, &error))?;
             builder.with_client_auth_cert(chain, private).map_err(|error| {
-                Error::invalid_argument(format!(
+                Error::Invalid(format!(
                     "the certificate {} does not go with the key {}: {error}",
                     certificate.display(),
                     key.display()
@@ -68,7 +68,7 @@ impl Trusted {
         for file in &host.ca {
             for certificate in certificates(file)? {
                 roots.add(certificate.clone()).map_err(|error| {
-                    Error::invalid_argument(format!(
+                    Error::Invalid(format!(
                         "{} holds a certificate that cannot be trusted: {error}",
                         file.display()
                     ))
@@ -78,7 +78,7 @@ impl Trusted {
         }
         let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
         let chains = chains.map_err(|error| {
-            Error::failed_precondition(format!(
+            Error::Precondition(format!(
                 "{} cannot be verified, as no certificate authority is trusted on this machine ({error}): install \
                  ca-certificates, or name a `ca` in its hosts.toml",
                 host.authority
@@ -148,16 +148,13 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates = read.map_err(|error| unreadable("certificate", file, &error))?;
     if certificates.is_empty() {
-        return Err(Error::invalid_argument(format!(
-            "{} holds no certificate",
-            file.display()
-        )));
+        return Err(Error::Invalid(format!("{} holds no certificate", file.display())));
     }
     Ok(certificates)
 }
 
 fn unreadable(what: &str, file: &Path, error: &rustls::pki_types::pem::Error) -> Error {
-    Error::invalid_argument(format!("cannot read a {what} from {}: {error}", file.display()))
+    Error::Invalid(format!("cannot read a {what} from {}: {error}", file.display()))
 }
 
 /// Takes any certificate (`skip_verify`), but still checks that the host has its key.
