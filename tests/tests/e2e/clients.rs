@@ -179,7 +179,9 @@ fn what_we_export_the_peer_imports() {
         digests
     };
     // The archive's own index is garbage after an import, for each daemon in its own time.
-    eventually("both stores to hold the same blobs", || digests(&ours) == digests(&theirs));
+    eventually("both stores to hold the same blobs", || {
+        digests(&ours) == digests(&theirs)
+    });
     assert_eq!(
         theirs.debian_ctr(&format!("run --rm {BUSYBOX} t1 /bin/echo hi")).ok(),
         "hi\n"
