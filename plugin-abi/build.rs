@@ -310,9 +310,13 @@ fn main() -> std::io::Result<()> {
         .collect();
     Builder::new().build_client(false).compile(&services);
 
-    let own = ["plugin", "host", "gc", "streaming"].map(|name| format!("proto/{name}.proto"));
+    let own = ["plugin", "host", "gc", "streaming", "verifier"].map(|name| format!("proto/{name}.proto"));
     tonic_prost_build::configure()
         .extern_path(".orlop.host.v1.Time", "::prost_types::Timestamp")
         .extern_path(".orlop.streaming.v1.Any", "::prost_types::Any")
+        .extern_path(
+            ".orlop.verifier.v1.Descriptor",
+            "::containerd_client::types::Descriptor",
+        )
         .compile_protos(&own, &["proto".to_owned()])
 }

@@ -154,7 +154,7 @@ pub struct MetricsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProxyPlugin {
-    /// `snapshot`, `content`, `sandbox`, `diff`.
+    /// `snapshot`, `content`, `sandbox`, `diff`; Orlop's own: `image-verifier`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Its socket.

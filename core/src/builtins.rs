@@ -12,6 +12,7 @@ pub fn registrations() -> Vec<Registration> {
         orlop_leases::registrations,
         orlop_services::registrations,
         orlop_streaming::registrations,
+        orlop_image_verifier_bindir::registrations,
     ]
     .into_iter()
     .flat_map(|registrations| registrations())

@@ -8,6 +8,7 @@ use anyhow::Context;
 use orlop_config::Config;
 use orlop_plugin::api::introspection_server::IntrospectionServer;
 use orlop_plugin::api::version_server::VersionServer;
+use orlop_plugin::registration::StreamProcessor;
 use orlop_plugin::rpc::MessageLimits;
 use orlop_plugin::serve::{Connections, bind};
 use orlop_plugin::{Instance, Registration, Services, kind};
@@ -198,6 +199,7 @@ async fn start(
             .iter()
             .map(|(name, value)| (name.clone(), value.to_string()))
             .collect(),
+        stream_processors: config.stream_processors.iter().map(stream_processor).collect(),
         config: config.plugins.clone(),
     };
     lifecycle::start(registry, found.loaded, &plan, &setting)
@@ -206,6 +208,17 @@ async fn start(
             let lines: Vec<_> = missing.iter().map(|(uri, reason)| format!("{uri}: {reason}")).collect();
             anyhow::anyhow!("required plugins do not run:\n{}", lines.join("\n"))
         })
+}
+
+fn stream_processor((id, entry): (&String, &orlop_config::StreamProcessor)) -> StreamProcessor {
+    StreamProcessor {
+        id: id.clone(),
+        accepts: entry.accepts.clone(),
+        returns: entry.returns.clone(),
+        path: entry.path.clone(),
+        args: entry.args.clone(),
+        env: entry.env.clone(),
+    }
 }
 
 /// The default configuration of every plugin that can be found, by URI.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use orlop_plugin::registration::InitError;
+use orlop_plugin::registration::{InitError, StreamProcessor};
 use orlop_plugin::{Host, InitContext, Instance, PluginUri, Registration, panic_message};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -46,6 +46,8 @@ pub struct Setting {
     pub ttrpc_address: String,
     /// `[timeouts]`.
     pub timeouts: BTreeMap<String, String>,
+    /// `[stream_processors]`.
+    pub stream_processors: Vec<StreamProcessor>,
     /// The user's `[plugins]`, by URI.
     pub config: BTreeMap<String, toml::Table>,
 }
@@ -142,6 +144,7 @@ fn context(registration: &Registration, setting: &Setting, registry: &Arc<Regist
         address: setting.address.clone(),
         ttrpc_address: setting.ttrpc_address.clone(),
         timeouts: setting.timeouts.clone(),
+        stream_processors: setting.stream_processors.clone(),
         host: Host::new(registry.clone()),
     }
 }
@@ -267,6 +270,7 @@ mod tests {
             address: String::new(),
             ttrpc_address: String::new(),
             timeouts: BTreeMap::new(),
+            stream_processors: Vec::new(),
             config: BTreeMap::new(),
         };
         let registry = Registry::new();

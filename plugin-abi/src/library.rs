@@ -18,15 +18,15 @@ use futures_util::future::BoxFuture;
 use tonic::{Request as Grpc, Response as Answer, Status};
 use tower::Service;
 
-use crate::api::host;
 use crate::api::plugin::plugin_server::{Plugin, PluginServer};
 use crate::api::plugin::{
     DescribeRequest, DescribeResponse, Described, HealthRequest, HealthResponse, InitRequest, InitResponse,
     MetricsRequest, MetricsResponse, ReconfigureRequest, ReconfigureResponse, ShutdownRequest, ShutdownResponse,
 };
+use crate::api::{host, plugin as pb};
 use crate::channel::v1::ChannelBox;
 use crate::channel::{Channel, PLUGIN_HEADER, Request, Response, dylib, note};
-use crate::registration::{HostApi, HostPlugin};
+use crate::registration::{HostApi, HostPlugin, StreamProcessor};
 use crate::rpc::Reach;
 use crate::services::status_response;
 use crate::{Error, Host, InitContext, InitError, PluginUri, Registration, Result, Services, log, rpc};
@@ -142,6 +142,7 @@ impl Plugin for Library {
             address: request.address,
             ttrpc_address: request.ttrpc_address,
             timeouts: request.timeouts.into_iter().collect(),
+            stream_processors: request.stream_processors.into_iter().map(Into::into).collect(),
             host: Host::new(Arc::new(Daemon(self.0.host.clone()))),
         };
         let instance = match registration.init(context).await {
@@ -209,6 +210,32 @@ impl Plugin for Library {
 
     async fn metrics(&self, _: Grpc<MetricsRequest>) -> Result<Answer<MetricsResponse>, Status> {
         Ok(Answer::new(MetricsResponse { text: String::new() }))
+    }
+}
+
+impl From<pb::StreamProcessor> for StreamProcessor {
+    fn from(processor: pb::StreamProcessor) -> Self {
+        Self {
+            id: processor.id,
+            accepts: processor.accepts,
+            returns: processor.returns,
+            path: processor.path,
+            args: processor.args,
+            env: processor.env,
+        }
+    }
+}
+
+impl From<StreamProcessor> for pb::StreamProcessor {
+    fn from(processor: StreamProcessor) -> Self {
+        Self {
+            id: processor.id,
+            accepts: processor.accepts,
+            returns: processor.returns,
+            path: processor.path,
+            args: processor.args,
+            env: processor.env,
+        }
     }
 }
 

@@ -41,6 +41,8 @@ pub mod kind {
     pub const STREAMING: &str = "io.containerd.streaming.v1";
     /// Moves images.
     pub const TRANSFER: &str = "io.containerd.transfer.v1";
+    /// Judges images before they are pulled.
+    pub const IMAGE_VERIFIER: &str = "io.containerd.image-verifier.v1";
     /// Runs tasks.
     pub const RUNTIME: &str = "io.containerd.runtime.v2";
     /// The Node Resource Interface.
@@ -209,6 +211,23 @@ impl fmt::Display for InitError {
     }
 }
 
+/// An entry of `[stream_processors]`: a program that makes another media type of a layer's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamProcessor {
+    /// Its id; a client's payload for it (such as keys) goes by this name.
+    pub id: String,
+    /// The media types it takes.
+    pub accepts: Vec<String>,
+    /// The media type it makes of them.
+    pub returns: String,
+    /// The program, or its name on `PATH`.
+    pub path: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment beside the daemon's, `KEY=value`.
+    pub env: Vec<String>,
+}
+
 /// What a plugin starts with.
 #[derive(Clone)]
 pub struct InitContext {
@@ -226,6 +245,8 @@ pub struct InitContext {
     pub ttrpc_address: String,
     /// `[timeouts]` by name, in Go's notation (`5s`).
     pub timeouts: BTreeMap<String, String>,
+    /// `[stream_processors]`, by id.
+    pub stream_processors: Vec<StreamProcessor>,
     /// The way to the rest of the daemon.
     pub host: Host,
 }

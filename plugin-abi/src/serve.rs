@@ -147,6 +147,7 @@ pub async fn serve(registrations: Vec<Registration>, options: Options, end: impl
             address: String::new(),
             ttrpc_address: String::new(),
             timeouts: BTreeMap::new(),
+            stream_processors: Vec::new(),
             host: Host::new(Arc::new(Nobody)),
         };
         let instance = registration

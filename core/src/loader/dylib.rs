@@ -243,6 +243,7 @@ async fn init(channel: Channel, context: InitContext) -> Result<Instance, InitEr
             address: context.address,
             ttrpc_address: context.ttrpc_address,
             timeouts: context.timeouts.into_iter().collect(),
+            stream_processors: context.stream_processors.into_iter().map(Into::into).collect(),
         })
         .await
         .map_err(Error::from)?

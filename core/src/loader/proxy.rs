@@ -27,9 +27,13 @@ pub fn load(name: &str, entry: &ProxyPlugin) -> Found {
         "diff" => (kind::DIFFER, |channel, _| {
             Contracts::default().with_differ(rpc::diff::connect(channel))
         }),
+        "image-verifier" => (kind::IMAGE_VERIFIER, |channel, _| {
+            Contracts::default().with_image_verifier(rpc::verifier::connect(channel))
+        }),
         other => {
-            let reason =
-                format!("[proxy_plugins.{name}] has type {other:?}: use \"snapshot\", \"content\" or \"diff\"");
+            let reason = format!(
+                "[proxy_plugins.{name}] has type {other:?}: use \"snapshot\", \"content\", \"diff\" or \"image-verifier\""
+            );
             found.refuse(&[], name, &source, &reason);
             return found;
         }

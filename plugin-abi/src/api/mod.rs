@@ -54,4 +54,6 @@ own! {
     gc: "orlop.gc.v1";
     /// `orlop.streaming.v1`: the plugin's end of named streams.
     streaming: "orlop.streaming.v1";
+    /// `orlop.verifier.v1`: image verification.
+    verifier: "orlop.verifier.v1";
 }

@@ -20,6 +20,7 @@ mod snapshotter;
 mod streaming;
 mod tasks;
 mod transfer;
+mod verifier;
 
 pub use containers::{Container, Containers, Runtime};
 pub use content::{CommitOptions, ContentInfo, ContentStore, IngestStatus, IngestWriter, WriterOptions};
@@ -35,6 +36,7 @@ pub use snapshotter::{Mount, SnapshotInfo, SnapshotKind, Snapshotter, Snapshotte
 pub use streaming::Streaming;
 pub use tasks::{CreateTask, ExecProcess, Exit, Process, ProcessInfo, ProcessState, Stdio, TaskMetric, Tasks};
 pub use transfer::Transfer;
+pub use verifier::{ImageVerifier, Judgement};
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -158,4 +160,6 @@ pub struct Contracts {
     pub gc: Option<std::sync::Arc<dyn GarbageCollector>>,
     /// Collects garbage when told.
     pub collector: Option<std::sync::Arc<dyn Collector>>,
+    /// Judges images before they are pulled.
+    pub image_verifier: Option<std::sync::Arc<dyn ImageVerifier>>,
 }

@@ -23,6 +23,7 @@ pub mod snapshotter;
 pub mod streaming;
 pub mod tasks;
 pub mod transfer;
+pub mod verifier;
 
 pub use codec::MessageLimits;
 
@@ -30,8 +31,8 @@ use std::sync::Arc;
 
 use crate::channel::Channel;
 use crate::contract::{
-    Collector, Containers, ContentStore, Differ, Events, GarbageCollector, Images, Leases, Namespaces, Snapshotter,
-    Snapshotters, Streaming, Tasks, Transfer,
+    Collector, Containers, ContentStore, Differ, Events, GarbageCollector, ImageVerifier, Images, Leases, Namespaces,
+    Snapshotter, Snapshotters, Streaming, Tasks, Transfer,
 };
 use crate::{Contracts, Error, Result, Services};
 
@@ -114,6 +115,7 @@ contracts! {
     streaming, with_streaming: Streaming, |streams| both_ends(&streams), |channel, _| streaming::connect(channel);
     gc, with_gc: GarbageCollector, gc::serve, |channel, _| gc::connect(channel);
     collector, with_collector: Collector, gc::serve_collector, |channel, _| gc::connect_collector(channel);
+    image_verifier, with_image_verifier: ImageVerifier, verifier::serve, |channel, _| verifier::connect(channel);
 }
 
 /// Serves what a plugin offers, by what [`Contracts`]' `with_…` made of it.

@@ -85,6 +85,7 @@ pub async fn start(registration: &Registration, root: &Path, config: toml::Table
         address: String::new(),
         ttrpc_address: String::new(),
         timeouts: std::collections::BTreeMap::new(),
+        stream_processors: Vec::new(),
         host: Host::new(Arc::new(Nobody)),
     };
     registration.init(context).await

@@ -34,6 +34,7 @@ impl Probe {
             .with_transfer(self.clone())
             .with_gc(self.clone())
             .with_collector(self.clone())
+            .with_image_verifier(self.clone())
     }
 
     /// Answers the next call with this. A stream is a list of what it yields.
@@ -334,6 +335,13 @@ impl Tasks for Probe {
 impl Transfer for Probe {
     async fn transfer(&self, ctx: &Ctx, source: Any, destination: Any, progress: &str) -> Result<()> {
         self.swap((ctx.clone(), source, destination, progress.to_owned()))
+    }
+}
+
+#[async_trait]
+impl ImageVerifier for Probe {
+    async fn verify(&self, ctx: &Ctx, name: &str, target: Descriptor) -> Result<Judgement> {
+        self.swap((ctx.clone(), name.to_owned(), target))
     }
 }
 

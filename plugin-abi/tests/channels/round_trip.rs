@@ -395,3 +395,15 @@ fn garbage_collection() {
         list!(probe, ctx, object.mutations(), mutations);
     });
 }
+
+#[test]
+fn image_verification() {
+    let inputs = (v::ctx(), v::text(), v::descriptor());
+    check(
+        (inputs, v::outcome(v::judgement())),
+        async |probe, contracts, ((ctx, name, target), judgement)| {
+            let object = contracts.image_verifier.clone().expect("offered");
+            call!(probe, ctx, object.verify(&name => name.clone(), target.clone() => target.clone()), judgement);
+        },
+    );
+}

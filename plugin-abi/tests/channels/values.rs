@@ -305,3 +305,7 @@ pub fn gc_stats() -> impl Strategy<Value = GcStats> {
 pub fn mutation() -> impl Strategy<Value = Mutation> {
     (any::<u64>(), any::<u64>()).prop_map(|(mutations, deletions)| Mutation { mutations, deletions })
 }
+
+pub fn judgement() -> impl Strategy<Value = Judgement> {
+    (any::<bool>(), text()).prop_map(|(accepted, reason)| Judgement { accepted, reason })
+}

@@ -78,6 +78,7 @@ async fn start(plugins: Vec<HostPlugin>) -> Result<Instance, InitError> {
         address: String::new(),
         ttrpc_address: String::new(),
         timeouts: BTreeMap::new(),
+        stream_processors: Vec::new(),
         host: Host::new(Arc::new(Daemon(plugins))),
     };
     registration.init(context).await

@@ -24,6 +24,7 @@ async fn start(root: &Path, policy: Option<&str>) -> Result<Instance, InitError>
             address: String::new(),
             ttrpc_address: String::new(),
             timeouts: std::collections::BTreeMap::default(),
+            stream_processors: Vec::new(),
             host: Host::new(Arc::new(Backends::default())),
         })
         .await

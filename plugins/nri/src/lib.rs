@@ -90,6 +90,7 @@ mod tests {
             address: String::new(),
             ttrpc_address: String::new(),
             timeouts: std::collections::BTreeMap::default(),
+            stream_processors: Vec::new(),
             host: Host::new(Arc::new(NoHost)),
         };
         match registration.init(context).await {

@@ -58,6 +58,7 @@ impl Daemon {
             address: String::new(),
             ttrpc_address: String::new(),
             timeouts: BTreeMap::new(),
+            stream_processors: Vec::new(),
             host: Host::new(Arc::new(self.clone())),
         };
         match registration.init(context).await {

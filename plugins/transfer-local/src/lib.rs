@@ -23,6 +23,7 @@ mod push;
 mod registry;
 mod stream;
 mod unpack;
+mod verify;
 mod walk;
 
 #[cfg(test)]
@@ -50,7 +51,7 @@ use unpack::KeyedLocks;
 pub fn registrations() -> Vec<Registration> {
     vec![
         Registration::new(kind::TRANSFER, "local", start)
-            .requires([kind::LEASE, kind::METADATA, kind::DIFFER])
+            .requires([kind::LEASE, kind::METADATA, kind::DIFFER, kind::IMAGE_VERIFIER])
             .config(&Config::default()),
     ]
 }

@@ -21,6 +21,7 @@ use crate::oci::{Descriptor, Document, Index, Manifest, Platform, PlatformFilter
 use crate::progress::{Jobs, Progress, TICK};
 use crate::registry::{Fetched, Network, Registry, add_source};
 use crate::unpack::{Arrivals, KeyedLocks, Unpacker, targets};
+use crate::verify::verify;
 use crate::walk::{Selection, label, wanted};
 
 /// Documents of one index fetched at a time.
@@ -72,6 +73,7 @@ impl Pull<'_> {
                 "the transfer gives no name under which to store the image",
             ));
         }
+        verify(self.host, ctx, name, &target).await?;
         progress.event(&format!("Pulling from {}", registry.describe()));
         progress.image("fetching image content", name, &target);
 

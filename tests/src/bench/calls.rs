@@ -87,6 +87,7 @@ async fn init(
         address: String::new(),
         ttrpc_address: String::new(),
         timeouts: std::collections::BTreeMap::new(),
+        stream_processors: Vec::new(),
         host: Host::new(registry.clone()),
     };
     let instance = registration

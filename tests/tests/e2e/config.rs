@@ -58,6 +58,10 @@ fn the_default_configuration_is_containerd_1_7s() {
     // The release that wrote the fixture was built without it.
     let btrfs = our_plugins.remove("io.containerd.snapshotter.v1.btrfs");
     assert_eq!(btrfs, Some(toml::Value::Table(table("root_path = \"\""))));
+    // From 2.0 on.
+    let verifier = our_plugins.remove("io.containerd.image-verifier.v1.bindir");
+    let verifier = verifier.expect("the image verifier's table");
+    assert_eq!(verifier["per_verifier_timeout"].as_str(), Some("10s"));
     for (uri, table) in our_plugins {
         assert_eq!(
             Some(&table),

@@ -16,3 +16,4 @@ mod server;
 mod snapshotters;
 mod tree;
 mod vendor;
+mod verifiers;

@@ -92,6 +92,7 @@ fn libraries_are_rows_like_any_other() {
         ("io.containerd.metadata.v1", "bolt"),
         ("io.containerd.event.v1", "exchange"),
         ("io.containerd.differ.v1", "walking"),
+        ("io.containerd.image-verifier.v1", "bindir"),
         ("io.containerd.grpc.v1", "introspection"),
     ] {
         let cells = row(&table, kind, id).unwrap_or_else(|| panic!("no {kind}.{id} in\n{table}"));

@@ -36,6 +36,7 @@ pub(crate) async fn differ(store: &Store) -> Arc<dyn Differ> {
         address: String::new(),
         ttrpc_address: String::new(),
         timeouts: BTreeMap::new(),
+        stream_processors: Vec::new(),
         host: Host::new(Arc::new(Daemon(store.clone()))),
     };
     let instance = registration.init(context).await.expect("it starts");

@@ -179,6 +179,7 @@ impl Node {
             address: self.dir.path().join("d.sock").display().to_string(),
             ttrpc_address: self.dir.path().join("d.ttrpc").display().to_string(),
             timeouts: self.timeouts.clone(),
+            stream_processors: Vec::new(),
             host: Host::new(Arc::new(Api(self.records.clone()))),
         };
         self.instance = Some(registration.init(context).await.expect("started"));

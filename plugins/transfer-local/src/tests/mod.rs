@@ -7,6 +7,7 @@ mod import;
 mod push_faults;
 mod registry;
 mod tls;
+mod verify;
 
 use containerd_client::types;
 use containerd_client::types::transfer::{ImageReference, ImageStore, UnpackConfiguration};
