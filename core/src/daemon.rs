@@ -23,6 +23,7 @@ use crate::loader::{self, Found};
 use crate::server::grpc::Public;
 use crate::server::http::Pages;
 use crate::server::metrics::Metrics;
+use crate::server::tls::Tls;
 use crate::server::{own, socket_directory, ttrpc};
 
 /// The version the daemon answers with.
@@ -235,6 +236,7 @@ pub async fn plugin_defaults(config: &Config) -> std::collections::BTreeMap<Stri
 struct Listeners {
     grpc: UnixListener,
     tcp: Option<TcpListener>,
+    tls: Option<Tls>,
     metrics: Option<TcpListener>,
     debug: Option<UnixListener>,
 }
@@ -248,17 +250,10 @@ struct Sockets {
 
 impl Listeners {
     async fn bind(config: &Config, address: &Path) -> anyhow::Result<Self> {
+        let tls = Tls::of(&config.grpc)?;
         socket_directory(address)?;
         let grpc = bind(address).await?;
         own(address, config.grpc.uid, config.grpc.gid)?;
-        if !config.grpc.tcp_tls_cert.is_empty()
-            || !config.grpc.tcp_tls_key.is_empty()
-            || !config.grpc.tcp_tls_ca.is_empty()
-        {
-            anyhow::bail!(
-                "[grpc] tcp_tls_* is set, and this daemon has no TLS listener: remove the keys, or put a TLS proxy in front"
-            );
-        }
         let tcp = listen(&config.grpc.tcp_address, "[grpc] tcp_address").await?;
         let metrics = listen(&config.metrics.address, "[metrics] address").await?;
         let debug = if config.debug.address.is_empty() {
@@ -273,6 +268,7 @@ impl Listeners {
         Ok(Self {
             grpc,
             tcp,
+            tls,
             metrics,
             debug,
         })
@@ -291,9 +287,15 @@ impl Listeners {
                 grpc.tcp_max_recv_message_size.unwrap_or(grpc.max_recv_message_size),
                 grpc.tcp_max_send_message_size.unwrap_or(grpc.max_send_message_size),
             ));
-            tasks.spawn(accept(end.subscribe(), listener, move |connections, (io, _)| {
-                connections.serve(io, service.clone());
-            }));
+            let tls = self.tls;
+            tasks.spawn(accept(
+                end.subscribe(),
+                listener,
+                move |connections, (io, _)| match &tls {
+                    Some(tls) => connections.serve_once(tls.clone().accept(io), service.clone()),
+                    None => connections.serve(io, service.clone()),
+                },
+            ));
         }
         if let Some(listener) = self.metrics {
             let pages = Pages::metrics(metrics.clone());

@@ -52,10 +52,24 @@ impl Connections {
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
+        self.serve_once(std::future::ready(Ok(io)), service);
+    }
+
+    /// [`Connections::serve`] for a connection that has to shake hands first.
+    pub fn serve_once<IO, S>(&mut self, ready: impl Future<Output = std::io::Result<IO>> + Send + 'static, service: S)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+    {
         // Finished ones are forgotten here, so that the set does not grow with every client that ever came.
         while self.tasks.try_join_next().is_some() {}
         let mut end = self.end.subscribe();
         self.tasks.spawn(async move {
+            let io = match ready.await {
+                Ok(io) => io,
+                Err(error) => return tracing::debug!(%error, "a client was not let in"),
+            };
             let answer = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 service.clone().oneshot(request.map(Body::new))
             });

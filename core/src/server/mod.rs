@@ -3,6 +3,7 @@
 pub mod grpc;
 pub mod http;
 pub mod metrics;
+pub mod tls;
 pub mod ttrpc;
 
 use std::os::unix::fs::DirBuilderExt;
