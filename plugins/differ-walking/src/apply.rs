@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use orlop_plugin::contract::{Applier, ApplyOptions, Ctx, Descriptor, Mount, async_trait};
-use orlop_plugin::layer::{self, Compression, Feeder};
+use orlop_plugin::layer::{self, Feeder};
 use orlop_plugin::{Error, Result};
 
 use crate::Walking;
+use crate::processors::Pipeline;
 use crate::target::Target;
 
 #[async_trait]
@@ -18,12 +19,7 @@ impl Applier for Walking {
         mounts: Vec<Mount>,
         options: ApplyOptions,
     ) -> Result<Descriptor> {
-        let compression = Compression::of_layer(&layer.media_type).ok_or_else(|| {
-            Error::unimplemented(format!(
-                "the walking differ knows no layers of media type {:?}",
-                layer.media_type
-            ))
-        })?;
+        let (steps, compression) = self.processors.way(&layer.media_type)?;
         let doing = |error: Error| error.context(format_args!("apply layer {}", layer.digest));
         let content = self
             .host
@@ -31,6 +27,13 @@ impl Applier for Walking {
             .read(ctx, &layer.digest, 0, 0)
             .await
             .map_err(doing)?;
+        let (pipeline, content) = if steps.is_empty() {
+            (None, content)
+        } else {
+            let started = Pipeline::start(steps, &options.payloads, content).await;
+            let (pipeline, content) = started.map_err(doing)?;
+            (Some(pipeline), content)
+        };
         let applied = Feeder::run(content, move |feed| {
             let target = Target::of(&mounts)?;
             let (lowers, whiteouts) = target.below();
@@ -44,7 +47,10 @@ impl Applier for Walking {
             target.close()?;
             Ok(applied)
         });
-        let applied = applied.await.map_err(doing)?;
+        let applied = applied.await.map_err(|error| match &pipeline {
+            Some(pipeline) => doing(pipeline.explain(error)),
+            None => doing(error),
+        })?;
         Ok(Descriptor {
             media_type: layer::MEDIA_TYPE_LAYER.to_owned(),
             digest: applied.diff_id,

@@ -1,7 +1,7 @@
 //! The walking differ (`io.containerd.differ.v1.walking`): applies layers to mounts, and makes layers by walking two mounted trees.
 //!
 //! ```text
-//!   apply  content store ─▶ Feed ─▶ layer::apply ─▶ the directory that the mounts stand for (`target`)
+//!   apply  content store ─▶ (stream processors) ─▶ Feed ─▶ layer::apply ─▶ the directory that the mounts stand for (`target`)
 //!   diff   two mounted trees ─▶ layer::make ─▶ Outlet ─▶ an ingest of the content store
 //! ```
 //!
@@ -9,6 +9,7 @@
 
 mod apply;
 mod compare;
+mod processors;
 mod target;
 
 use std::sync::Arc;
@@ -16,10 +17,15 @@ use std::sync::Arc;
 use orlop_plugin::contract::Contracts;
 use orlop_plugin::{Host, Instance, Registration, kind};
 
+use processors::Processors;
+
 /// What this crate registers.
 pub fn registrations() -> Vec<Registration> {
     let walking = Registration::new(kind::DIFFER, "walking", |context| async move {
-        let differ = Arc::new(Walking { host: context.host });
+        let differ = Arc::new(Walking {
+            host: context.host,
+            processors: Processors::new(context.stream_processors),
+        });
         Ok(Instance::new().with_contracts(Contracts::default().with_differ(differ)))
     });
     vec![walking.requires([kind::METADATA]).host_platform()]
@@ -28,4 +34,5 @@ pub fn registrations() -> Vec<Registration> {
 /// The differ. The content store is looked up at each call: it may have been replaced.
 struct Walking {
     host: Host,
+    processors: Processors,
 }

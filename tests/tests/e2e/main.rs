@@ -11,6 +11,7 @@ mod conformance;
 mod crash;
 mod garbage;
 mod plugins;
+mod processors;
 mod registry;
 mod server;
 mod snapshotters;

@@ -3,5 +3,6 @@
 
 mod apply;
 mod compare;
+mod processors;
 mod store;
 mod support;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use orlop_plugin::contract::{Contracts, Ctx, Descriptor, Differ, Digest, Mount, Namespace, async_trait};
+use orlop_plugin::registration::StreamProcessor;
 use orlop_plugin::{Host, HostApi, HostPlugin, InitContext, Reach, Result};
 
 use crate::store::Store;
@@ -25,6 +26,11 @@ impl HostApi for Daemon {
 
 /// The differ over `store`, started as the daemon starts it.
 pub(crate) async fn differ(store: &Store) -> Arc<dyn Differ> {
+    differ_with(store, Vec::new()).await
+}
+
+/// The same with stream processors.
+pub(crate) async fn differ_with(store: &Store, stream_processors: Vec<StreamProcessor>) -> Arc<dyn Differ> {
     let registration = orlop_differ_walking::registrations().remove(0);
     assert_eq!(registration.uri.to_string(), "io.containerd.differ.v1.walking");
     assert_eq!(registration.requires, ["io.containerd.metadata.v1"]);
@@ -36,7 +42,7 @@ pub(crate) async fn differ(store: &Store) -> Arc<dyn Differ> {
         address: String::new(),
         ttrpc_address: String::new(),
         timeouts: BTreeMap::new(),
-        stream_processors: Vec::new(),
+        stream_processors,
         host: Host::new(Arc::new(Daemon(store.clone()))),
     };
     let instance = registration.init(context).await.expect("it starts");
