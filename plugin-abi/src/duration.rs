@@ -39,6 +39,11 @@ impl GoDuration {
         Self(millis * 1_000_000)
     }
 
+    /// In nanoseconds.
+    pub const fn as_nanos(self) -> i64 {
+        self.0
+    }
+
     /// As a standard duration; a negative span becomes zero, which is what containerd makes of one.
     pub fn to_std(self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0).unwrap_or(0))

@@ -78,6 +78,7 @@ impl Processors {
 mod tests {
     use super::*;
     use orlop_plugin::contract::Code;
+    use std::slice::from_ref;
 
     const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
@@ -102,10 +103,10 @@ mod tests {
     fn the_way_leads_to_a_layer() {
         let decrypt = processor("decrypt", &["x/encrypted", "y/encrypted"], GZIP);
         check(&[], GZIP, &[], Compression::Detect);
-        check(&[decrypt.clone()], GZIP, &[], Compression::Detect);
-        check(&[decrypt.clone()], "y/encrypted", &["decrypt"], Compression::Detect);
+        check(from_ref(&decrypt), GZIP, &[], Compression::Detect);
+        check(from_ref(&decrypt), "y/encrypted", &["decrypt"], Compression::Detect);
         let own = processor("own-gzip", &[GZIP], MEDIA_TYPE_LAYER);
-        check(&[own.clone()], GZIP, &["own-gzip"], Compression::None);
+        check(from_ref(&own), GZIP, &["own-gzip"], Compression::None);
         check(
             &[decrypt.clone(), own.clone()],
             "x/encrypted",
@@ -114,7 +115,7 @@ mod tests {
         );
         // What a bare tar is made of is asked for once.
         let scan = processor("scan", &[MEDIA_TYPE_LAYER], MEDIA_TYPE_LAYER);
-        check(&[scan.clone()], MEDIA_TYPE_LAYER, &["scan"], Compression::None);
+        check(from_ref(&scan), MEDIA_TYPE_LAYER, &["scan"], Compression::None);
         check(&[own, scan], GZIP, &["own-gzip"], Compression::None);
         check(
             &[decrypt.clone(), processor("later", &["x/encrypted"], MEDIA_TYPE_LAYER)],

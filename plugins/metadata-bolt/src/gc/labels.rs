@@ -8,6 +8,8 @@
 //!   containerd.io/gc.bref.snapshot.SNAPSHOTTER[/X]
 //!   containerd.io/gc.expire                                    from then on it is no root (leases, images)
 //!   containerd.io/gc.flat                                      what a lease holds keeps nothing else
+//!   containerd.io/gc.cond.snapshot.SNAPSHOTTER[/X]             it refers to a snapshot on a condition (`conditions`)
+//!   containerd.io/gc.cond.value-usedat                         the value of a snapshot's condition
 //! ```
 
 use orlop_plugin::Result;
@@ -52,7 +54,7 @@ pub(super) fn expired(labels: &Labels, now: i64) -> bool {
 }
 
 /// An RFC 3339 time, in nanoseconds since 1970.
-fn rfc3339(value: &str) -> Option<i64> {
+pub(super) fn rfc3339(value: &str) -> Option<i64> {
     // The parser is lenient about a missing time or zone, which RFC 3339 is not.
     let bytes = value.as_bytes();
     let zone = value.ends_with('Z') || bytes.len() > 6 && matches!(bytes[bytes.len() - 6], b'+' | b'-');
@@ -86,7 +88,7 @@ pub(super) fn back_references(ns: &str, labels: &Labels, push: &mut dyn FnMut(Ke
 }
 
 /// The labels that begin with `prefix`, without it.
-fn after<'a>(labels: &'a Labels, prefix: &'static str) -> impl Iterator<Item = (&'a str, &'a str)> {
+pub(super) fn after<'a>(labels: &'a Labels, prefix: &'static str) -> impl Iterator<Item = (&'a str, &'a str)> {
     labels
         .range(prefix.to_owned()..)
         .map_while(move |(key, value)| key.strip_prefix(prefix).map(|key| (key, value.as_str())))

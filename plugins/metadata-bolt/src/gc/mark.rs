@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use orlop_plugin::Result;
 use orlop_plugin::contract::Labels;
 
+use super::conditions::{self, Condition};
 use super::labels::{self, Depth, FLAT};
 use crate::leases;
 use crate::record::{BlobRecord, ImageRecord, IngestRecord, LeaseRecord, SnapshotRecord};
@@ -28,6 +29,10 @@ struct Scan {
     /// What may be removed, if it is not reached.
     candidates: Vec<Key>,
     back_references: HashMap<Key, Vec<Key>>,
+    /// Content and images, the snapshots they refer to on a condition, and the condition.
+    conditions: Vec<(Key, Key, Condition)>,
+    /// When snapshots were last used, as far as they say.
+    used_at: HashMap<Key, i64>,
     /// The leases that have not expired, and how what they hold is reached.
     leases: HashMap<Key, Depth>,
 }
@@ -39,6 +44,7 @@ impl Marks {
     pub(super) fn of(reader: &dyn Reader, now: i64) -> Result<(Self, Vec<Key>)> {
         let mut scan = Scan::default();
         reader.scan(&Prefix::all(), &mut |key, value| scan.visit(key, value, now))?;
+        scan.weigh(now);
         let mut marks = Self {
             reached: HashMap::new(),
             back_references: scan.back_references,
@@ -113,17 +119,22 @@ impl Scan {
             Kind::Blob => {
                 let record: BlobRecord = decode(&key, value)?;
                 self.object(&key, &record.labels, labels::is_root(&record.labels));
+                self.conditional(&key, &record.labels);
             }
             Kind::Snapshot => {
                 let record: SnapshotRecord = decode(&key, value)?;
                 // One that is being committed is about to be what its client wants.
                 let root = record.committing.is_some() || labels::is_root(&record.labels);
+                if let Some(used_at) = conditions::used_at(&record.labels) {
+                    self.used_at.insert(key.clone(), used_at);
+                }
                 self.object(&key, &record.labels, root);
             }
             Kind::Image => {
                 let record: ImageRecord = decode(&key, value)?;
                 let root = !labels::expired(&record.labels, now);
                 self.object(&key, &record.labels, root);
+                self.conditional(&key, &record.labels);
             }
             Kind::Ingest => {
                 let record: IngestRecord = decode(&key, value)?;
@@ -153,6 +164,25 @@ impl Scan {
             Kind::Child | Kind::Namespace | Kind::Sequence => {}
         }
         Ok(())
+    }
+
+    fn conditional(&mut self, key: &Key, labels: &Labels) {
+        conditions::references(key.namespace(), labels, &mut |snapshot, condition| {
+            self.conditions.push((key.clone(), snapshot, condition));
+        });
+    }
+
+    /// A condition that holds makes a reference: both ends were read by now.
+    fn weigh(&mut self, now: i64) {
+        for (referrer, snapshot, condition) in std::mem::take(&mut self.conditions) {
+            if self
+                .used_at
+                .get(&snapshot)
+                .is_some_and(|used_at| condition.holds(*used_at, now))
+            {
+                self.back_references.entry(referrer).or_default().push(snapshot);
+            }
+        }
     }
 
     fn object(&mut self, key: &Key, labels: &Labels, root: bool) {

@@ -13,6 +13,7 @@
 //!   ([`crate::in_flight`]). Only backends that may have something are looked at.
 
 mod backends;
+mod conditions;
 mod labels;
 mod mark;
 mod order;

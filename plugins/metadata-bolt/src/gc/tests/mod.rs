@@ -92,6 +92,49 @@ async fn a_namespace_keeps_nothing_for_another() {
 }
 
 #[tokio::test]
+async fn a_snapshot_may_be_kept_for_as_long_as_it_is_used() {
+    let metadata = Metadata::new();
+    let (a, snapshotter) = (ctx("a"), metadata.snapshotter());
+    let value = "containerd.io/gc.cond.value-usedat";
+    for (name, labels) in [
+        ("used", labels(&[(value, FUTURE)])),
+        ("unused", labels(&[(value, PAST)])),
+        ("silent", labels(&[])),
+        ("unwanted", labels(&[(value, FUTURE)])),
+    ] {
+        snapshotter
+            .prepare(&a, "x", "", self::labels(&[]))
+            .await
+            .expect("prepared");
+        snapshotter.commit(&a, name, "x", labels).await.expect("committed");
+    }
+    let conditional: Vec<_> = ["used", "unused", "silent"]
+        .map(|name| {
+            let key = format!("containerd.io/gc.cond.snapshot.native/{name}");
+            (key, format!("usedat<24h|{name}"))
+        })
+        .into();
+    let target = metadata.blob(&a, "target", labels(&[])).await;
+    metadata
+        .images()
+        .create(&a, Metadata::image("i", &target, conditional.into_iter().collect()))
+        .await
+        .expect("created");
+    metadata.collect().await;
+    for (name, kept) in [
+        ("used", true),
+        ("unused", false),
+        ("silent", false),
+        ("unwanted", false),
+    ] {
+        assert_eq!(snapshotter.stat(&a, name).await.is_ok(), kept, "{name}");
+    }
+    // What nothing reaches keeps nothing, whatever the condition.
+    metadata.images().delete(&a, "i", true, None).await.expect("deleted");
+    assert!(snapshotter.stat(&a, "used").await.is_err());
+}
+
+#[tokio::test]
 async fn containers_and_snapshots_keep_what_is_below() {
     let metadata = Metadata::new();
     let (a, snapshotter) = (ctx("a"), metadata.snapshotter());
