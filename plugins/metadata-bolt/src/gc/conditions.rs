@@ -77,7 +77,7 @@ mod tests {
         let labels = [(key.to_owned(), value.to_owned())].into();
         let mut found = Vec::new();
         references("ns", &labels, &mut |snapshot, condition| {
-            found.push((snapshot, condition))
+            found.push((snapshot, condition));
         });
         found
     }
