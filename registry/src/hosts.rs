@@ -99,6 +99,21 @@ impl HostConfig {
         })
     }
 
+    /// A host that nothing is configured for, and that is given nothing of ours.
+    pub fn open(scheme: Scheme, authority: &str) -> Self {
+        Self {
+            scheme,
+            authority: authority.to_owned(),
+            path: String::new(),
+            capabilities: ALL,
+            ca: Vec::new(),
+            client: Vec::new(),
+            skip_verify: false,
+            header: HeaderMap::new(),
+            dial_timeout: None,
+        }
+    }
+
     /// Whether it answers for a registry of another name, `registry`, and must be told which.
     pub fn is_proxy_of(&self, registry: &str) -> bool {
         self.authority != registry && (registry != HUB.0 || self.authority != HUB.1)

@@ -20,7 +20,7 @@ pub struct Descriptor {
     pub digest: Digest,
     /// Its length, in bytes.
     pub size: u64,
-    /// Where else it may be found. Never followed (CVE-2020-15157).
+    /// Where else it may be found: followed for foreign layers, and without credentials (CVE-2020-15157).
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Free annotations.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_RANGE, RANGE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use orlop_plugin::contract::Labels;
 use orlop_plugin::{Error, Result};
@@ -120,6 +120,15 @@ impl Registry {
                 Err(error) => failures.push(error.context(&host.config.authority)),
             }
         }
+        if let Some((host, body, at)) = self.download_elsewhere(descriptor, *offset, &mut failures).await {
+            let sink = Sink {
+                ingest,
+                offset,
+                size: descriptor.size,
+                on_offset,
+            };
+            return sink.fill(&host, body, at).await;
+        }
         Err(Broken::Finally(worst(failures)))
     }
 
@@ -140,27 +149,17 @@ impl Registry {
             call.headers.insert(ACCEPT, ACCEPTED);
         }
         if offset > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={offset}-")).map_err(super::malformed)?;
-            call.headers.insert(RANGE, range);
+            call.headers.insert(RANGE, range_from(offset)?);
         }
         let mut answer = self.exchange(host, &call, last).await?;
         if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE && offset > 0 {
             call.headers.remove(RANGE);
             answer = self.exchange(host, &call, last).await?;
         }
-        let status = answer.response.status();
-        if !status.is_success() {
+        if !answer.response.status().is_success() {
             return Err(unexpected(&host.transport, answer.response).await);
         }
-        let at = if status == StatusCode::PARTIAL_CONTENT {
-            begin_of(answer.response.headers())
-                .filter(|at| *at <= offset)
-                .ok_or_else(|| {
-                    Error::failed_precondition(format!("it sent another range than the one from {offset} on"))
-                })?
-        } else {
-            0
-        };
+        let at = begin_at(&answer.response, offset)?;
         Ok((answer.response.into_body(), at))
     }
 }
@@ -207,6 +206,21 @@ impl Sink<'_> {
 fn skip(mut piece: Bytes, count: u64) -> Bytes {
     let count = usize::try_from(count).unwrap_or(usize::MAX).min(piece.len());
     piece.split_off(count)
+}
+
+/// Asks for what comes from `offset` on.
+pub(super) fn range_from(offset: u64) -> Result<HeaderValue> {
+    HeaderValue::from_str(&format!("bytes={offset}-")).map_err(super::malformed)
+}
+
+/// Where an answer begins that was to begin at `offset` at the latest: one that knows no ranges begins at 0.
+pub(super) fn begin_at(answer: &Response<Incoming>, offset: u64) -> Result<u64> {
+    if answer.status() != StatusCode::PARTIAL_CONTENT {
+        return Ok(0);
+    }
+    begin_of(answer.headers())
+        .filter(|at| *at <= offset)
+        .ok_or_else(|| Error::failed_precondition(format!("it sent another range than the one from {offset} on")))
 }
 
 /// Where a partial answer begins: `Content-Range: bytes 5-9/10`.

@@ -183,6 +183,12 @@ impl RegistryHost {
         }
     }
 
+    /// Sends `call` once, to an absolute target and without saying who we are.
+    pub async fn exchange_openly(&self, call: &Call<'_>) -> Result<Answer> {
+        let uri = self.uri(&call.target)?;
+        self.redirected(&uri, call, None).await.map_err(|failure| failure.error)
+    }
+
     /// Sends `call`, and once more when the host asks who we are.
     async fn authorized(&self, asking: &Asking, call: &Call<'_>) -> Result<Answer, Failure> {
         let uri = self.uri(&call.target).map_err(last)?;

@@ -10,11 +10,13 @@ mod auth;
 mod credentials;
 mod dial;
 mod fetch;
+mod foreign;
 mod host;
 mod http;
 mod location;
 mod push;
 mod reference;
+mod referrers;
 mod resolve;
 mod status;
 
@@ -45,6 +47,7 @@ pub struct Registry {
     /// What the client wants to be sent along.
     headers: HeaderMap,
     patience: Patience,
+    network: Network,
 }
 
 // === impl Registry ===
@@ -83,6 +86,7 @@ impl Registry {
             hosts,
             headers,
             patience: network.patience,
+            network: network.clone(),
         })
     }
 

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::host::{Answer, Payload, RegistryHost, Target};
 use super::location::follow;
 use super::reference::mount_candidate;
+use super::referrers::SUBJECT;
 use super::resolve::CONTENT_DIGEST;
 use super::status::{is_worth_a_retry, unexpected};
 use super::{Call, Registry};
@@ -105,9 +106,16 @@ impl Registry {
         call.method = Method::PUT;
         call.headers.remove(ACCEPT);
         call.headers.insert(CONTENT_TYPE, kind);
-        call.payload = Payload::Bytes(Bytes::from(bytes));
+        let bytes = Bytes::from(bytes);
+        call.payload = Payload::Bytes(bytes.clone());
         let answer = self.exchange(host, &call, true).await.map_err(doing)?;
-        self.stored(host, answer, &descriptor.digest).await.map_err(doing)
+        let noted = answer.response.headers().contains_key(SUBJECT);
+        let pushed = self.stored(host, answer, &descriptor.digest).await.map_err(doing)?;
+        if !noted {
+            let listed = self.refer(host, descriptor, &bytes).await;
+            listed.map_err(|error| doing(error.context("list it among the referrers of its subject")))?;
+        }
+        Ok(pushed)
     }
 
     fn push_host(&self) -> Result<&RegistryHost> {

@@ -1,5 +1,6 @@
 //! Whole transfers, through the plugin's contract, with the daemon in memory.
 
+mod artifacts;
 mod bad_input;
 mod export;
 mod faults;
