@@ -27,6 +27,14 @@ impl Registry {
         Self::configured(tempfile::tempdir().expect("a directory"), "")
     }
 
+    /// The same with its storage under `directory`: a tmpfs, say.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_in(directory: &Path) -> Self {
+        Self::configured(tempfile::tempdir_in(directory).expect("a directory"), "")
+    }
+
     /// The same for one that asks for a name and a password.
     ///
     /// # Panics

@@ -109,7 +109,7 @@ fn high_water(pid: u32) -> anyhow::Result<u64> {
 }
 
 /// An image of six layers with many small files, taken from this machine.
-fn large(directory: &Path, mib: u64, compression: &str) -> anyhow::Result<PathBuf> {
+pub fn large(directory: &Path, mib: u64, compression: &str) -> anyhow::Result<PathBuf> {
     let file = directory.join(format!("large-{compression}.tar"));
     let made = Command::new(program("python3"))
         .arg(repository().join("tests/src/bench/large-image.py"))

@@ -14,6 +14,7 @@ mod calls;
 mod images;
 mod memory;
 mod peer;
+mod pull;
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use peer::Peer;
 /// Measures Orlop beside Debian's containerd.
 #[derive(Parser)]
 struct Arguments {
-    /// Which figures: start, memory, calls, metadata, blobs, run, import (default: all)
+    /// Which figures: start, memory, calls, metadata, blobs, run, import, pull (default: all)
     figures: Vec<String>,
     /// How often each is measured
     #[arg(long, default_value_t = 7)]
@@ -99,6 +100,9 @@ fn main() -> anyhow::Result<()> {
     }
     if arguments.wants("import") {
         images::import(&place, arguments.image_mib)?;
+    }
+    if arguments.wants("pull") {
+        pull::report(&place, arguments.image_mib, arguments.runs)?;
     }
     Ok(())
 }
