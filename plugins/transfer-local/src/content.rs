@@ -84,7 +84,12 @@ impl Content {
 
     /// The bytes of a blob.
     pub async fn read(&self, digest: &Digest) -> Result<BoxStream<Bytes>> {
-        let read = self.store.read(&self.ctx, digest, 0, 0).await;
+        self.read_range(digest, 0, 0).await
+    }
+
+    /// `length` bytes of a blob from `offset` on; with 0 all that there are.
+    pub async fn read_range(&self, digest: &Digest, offset: u64, length: u64) -> Result<BoxStream<Bytes>> {
+        let read = self.store.read(&self.ctx, digest, offset, length).await;
         read.map_err(|error| error.context(format!("read the blob {digest}")))
     }
 

@@ -61,7 +61,9 @@ pub enum Payload {
         content: Content,
         /// Which.
         digest: Digest,
-        /// Its length.
+        /// From where on.
+        offset: u64,
+        /// How much of it.
         size: u64,
         /// Told of every piece that is on its way.
         on_sent: Arc<dyn Fn(u64) + Send + Sync>,
@@ -100,10 +102,12 @@ impl Payload {
             Self::Blob {
                 content,
                 digest,
+                offset,
                 size,
                 on_sent,
             } => {
-                let (body, sent) = streamed(content.read(digest).await?, on_sent.clone());
+                let bytes = content.read_range(digest, *offset, *size).await?;
+                let (body, sent) = streamed(bytes, on_sent.clone());
                 (body, sent, Some(*size))
             }
         })

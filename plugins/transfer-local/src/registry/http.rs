@@ -22,6 +22,7 @@ use orlop_plugin::{Error, Result};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::chunks::Chunks;
 use super::dial::{Dialer, proxy_for};
 use super::hosts::HostConfig;
 use super::tls;
@@ -65,6 +66,8 @@ pub struct Network {
     pub patience: Patience,
     /// The proxies on the way to them.
     pub proxies: Arc<Matcher>,
+    /// Which blobs are sent to them in pieces.
+    pub chunks: Chunks,
 }
 
 impl Network {
@@ -73,6 +76,7 @@ impl Network {
         Self {
             patience: Patience::default(),
             proxies: Arc::new(Matcher::from_env()),
+            chunks: Chunks::default(),
         }
     }
 }

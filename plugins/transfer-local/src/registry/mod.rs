@@ -7,6 +7,7 @@
 //! ```
 
 mod auth;
+mod chunks;
 mod credentials;
 mod dial;
 mod fetch;
@@ -20,6 +21,8 @@ mod referrers;
 mod resolve;
 mod status;
 
+#[cfg(test)]
+pub use chunks::Chunks;
 pub use fetch::Fetched;
 pub use http::{Network, Patience};
 pub use push::Pushed;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use form_urlencoded::Serializer;
-use http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use orlop_plugin::contract::{Code, Digest};
 use orlop_plugin::{Error, Result};
 use tokio::time::sleep;
 
+use super::chunks::{Stopped, Upload};
 use super::host::{Answer, Payload, RegistryHost, Target};
-use super::location::follow;
 use super::reference::mount_candidate;
 use super::referrers::SUBJECT;
 use super::resolve::CONTENT_DIGEST;
@@ -20,7 +20,7 @@ use super::{Call, Registry};
 use crate::content::Content;
 use crate::oci::Descriptor;
 
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+pub(super) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// How a blob came to be in a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,22 +54,39 @@ impl Registry {
         let mut from = mount_candidate(sources, &self.reference.repository);
         let mut tries = 0;
         let mut pause = self.patience.backoff;
+        let mut whole = false;
         loop {
             let Some(upload) = self.begin_upload(host, descriptor, from.take()).await.map_err(doing)? else {
                 return Ok(Pushed::Before);
             };
-            let payload = Payload::Blob {
-                content: content.clone(),
-                digest: descriptor.digest.clone(),
-                size: descriptor.size,
-                on_sent: on_sent.clone(),
+            let chunk = upload.chunk(descriptor.size, self.network.chunks).filter(|_| !whole);
+            let sent = if let Some(chunk) = chunk {
+                match self
+                    .send_chunks(host, content, descriptor, upload.location, chunk, &on_sent)
+                    .await
+                {
+                    Err(Stopped::NoChunks) => {
+                        whole = true;
+                        continue;
+                    }
+                    Err(Stopped::Failed(error)) => Err(error),
+                    Ok(answer) => Ok(answer),
+                }
+            } else {
+                let mut put = self.call(host, Method::PUT, "", &scopes);
+                put.target = Target::Absolute(with_digest(&upload.location, &descriptor.digest).map_err(doing)?);
+                put.payload = Payload::Blob {
+                    content: content.clone(),
+                    digest: descriptor.digest.clone(),
+                    offset: 0,
+                    size: descriptor.size,
+                    on_sent: on_sent.clone(),
+                };
+                put.headers.insert(CONTENT_TYPE, OCTETS);
+                self.exchange(host, &put, false).await
             };
-            let mut put = self.call(host, Method::PUT, "", &scopes);
-            put.target = Target::Absolute(upload);
-            put.payload = payload;
-            put.headers.insert(CONTENT_TYPE, OCTETS);
             // An upload that broke is begun anew, as its session may have seen a part of it.
-            let error = match self.exchange(host, &put, false).await {
+            let error = match sent {
                 Ok(answer) if tries < self.patience.retries && is_worth_a_retry(&answer.response) => {
                     unexpected(&host.transport, answer.response).await
                 }
@@ -134,7 +151,7 @@ impl Registry {
     }
 
     /// Where to send a blob; `None` when the registry has it, mounted from the repository `from`.
-    async fn begin_upload(&self, host: &RegistryHost, blob: &Descriptor, from: Option<&str>) -> Result<Option<Uri>> {
+    async fn begin_upload(&self, host: &RegistryHost, blob: &Descriptor, from: Option<&str>) -> Result<Option<Upload>> {
         let mut scopes = vec![self.reference.scope(true)];
         let mut mounted = None;
         if let Some(from) = from {
@@ -164,14 +181,7 @@ impl Registry {
             status if status.is_success() => {}
             _ => return Err(unexpected(&host.transport, answer.response).await),
         }
-        let location = answer.response.headers().get(LOCATION).ok_or_else(|| {
-            Error::failed_precondition(format!("{} does not say where to send a blob", host.config.authority))
-        })?;
-        let uri = follow(&answer.uri, location)?;
-        let query = Serializer::new(uri.query().unwrap_or_default().to_owned())
-            .append_pair("digest", blob.digest.as_str())
-            .finish();
-        super::with_query(&uri, &query).map(Some)
+        Upload::of(&answer, host).map(Some)
     }
 
     /// Whether the answer to a PUT says that `digest` is stored.
@@ -187,6 +197,14 @@ impl Registry {
             _ => Ok(Pushed::Now),
         }
     }
+}
+
+/// Where an upload is ended, of a blob that is `digest`.
+pub(super) fn with_digest(location: &Uri, digest: &Digest) -> Result<Uri> {
+    let query = Serializer::new(location.query().unwrap_or_default().to_owned())
+        .append_pair("digest", digest.as_str())
+        .finish();
+    super::with_query(location, &query)
 }
 
 fn digest_in(headers: &HeaderMap) -> Option<&str> {

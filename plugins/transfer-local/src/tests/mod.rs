@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod bad_input;
+mod chunks;
 mod export;
 mod faults;
 mod import;
