@@ -70,7 +70,7 @@ const ALL: Capabilities = Capabilities {
 
 impl HostConfig {
     /// The host of the name itself.
-    fn of_name(host: &str, default_scheme: &str) -> Result<Self> {
+    pub(crate) fn of_name(host: &str, default_scheme: &str) -> Result<Self> {
         let port = port_of(host);
         let local = is_localhost(host);
         let scheme = match (default_scheme, port) {
@@ -94,6 +94,42 @@ impl HostConfig {
             client: Vec::new(),
             // A registry on this machine seldom has a certificate that anybody signed.
             skip_verify: default_scheme.is_empty() && local && port != Some("80"),
+            header: HeaderMap::new(),
+            dial_timeout: None,
+        })
+    }
+
+    /// A host that is named by its URL.
+    pub(crate) fn named(server: &str, override_path: bool, skip_verify: bool) -> Result<Self> {
+        let (scheme, rest) = match server.split_once("://") {
+            Some(("http", rest)) => (Scheme::Http, rest),
+            Some(("https", rest)) => (Scheme::Https, rest),
+            Some((other, _)) => {
+                return Err(Error::Invalid(format!(
+                    "{server:?} has the scheme {other:?}: it must be http or https"
+                )));
+            }
+            None => (Scheme::Https, server),
+        };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let valid = authority.parse::<http::uri::Authority>().is_ok() && !authority.contains('@');
+        if !valid || path.contains(['?', '#']) {
+            return Err(Error::Invalid(format!(
+                "{server:?} is no URL of a registry: it must read https://HOST[:PORT][/PATH]"
+            )));
+        }
+        let mut path = path.trim_end_matches('/').to_owned();
+        if !override_path && !path.ends_with("/v2") {
+            path.push_str("/v2");
+        }
+        Ok(Self {
+            scheme,
+            authority: authority.to_owned(),
+            path,
+            capabilities: ALL,
+            ca: Vec::new(),
+            client: Vec::new(),
+            skip_verify,
             header: HeaderMap::new(),
             dial_timeout: None,
         })
@@ -257,7 +293,7 @@ fn host_of(server: &str, table: HostTable, directory: &Path, own: Option<HostCon
             skip_verify: table.skip_verify.unwrap_or(own.skip_verify && !tls),
             ..own
         },
-        _ => named(server, table.override_path, table.skip_verify.unwrap_or(false))?,
+        _ => HostConfig::named(server, table.override_path, table.skip_verify.unwrap_or(false))?,
     };
     if !table.capabilities.is_empty() && !server.is_empty() {
         host.capabilities = capabilities(&table.capabilities)?;
@@ -312,42 +348,6 @@ fn duration(text: &str) -> Option<Duration> {
         rest = &rest[end + unit.len()..];
     }
     (!text.is_empty()).then_some(total)
-}
-
-/// A host that is named by its URL.
-fn named(server: &str, override_path: bool, skip_verify: bool) -> Result<HostConfig> {
-    let (scheme, rest) = match server.split_once("://") {
-        Some(("http", rest)) => (Scheme::Http, rest),
-        Some(("https", rest)) => (Scheme::Https, rest),
-        Some((other, _)) => {
-            return Err(Error::Invalid(format!(
-                "{server:?} has the scheme {other:?}: it must be http or https"
-            )));
-        }
-        None => (Scheme::Https, server),
-    };
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let valid = authority.parse::<http::uri::Authority>().is_ok() && !authority.contains('@');
-    if !valid || path.contains(['?', '#']) {
-        return Err(Error::Invalid(format!(
-            "{server:?} is no URL of a registry: it must read https://HOST[:PORT][/PATH]"
-        )));
-    }
-    let mut path = path.trim_end_matches('/').to_owned();
-    if !override_path && !path.ends_with("/v2") {
-        path.push_str("/v2");
-    }
-    Ok(HostConfig {
-        scheme,
-        authority: authority.to_owned(),
-        path,
-        capabilities: ALL,
-        ca: Vec::new(),
-        client: Vec::new(),
-        skip_verify,
-        header: HeaderMap::new(),
-        dial_timeout: None,
-    })
 }
 
 fn capabilities(names: &[String]) -> Result<Capabilities> {

@@ -1,4 +1,4 @@
-//! What everybody who speaks to a registry must know, apart from how: which hosts to ask ([`hosts`]), whom to trust
+//! What everybody who speaks to a registry must know, apart from how: which hosts to ask ([`hosts`], and [`cri`] as Kubernetes' runtimes say it), whom to trust
 //! ([`tls`]), what a host that answers 401 wants ([`challenge`]), and where it sends one ([`location`]).
 //!
 //! The daemon's transfers and the client stand on it. It opens no connection and depends on nothing of ours.
@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod challenge;
+pub mod cri;
 pub mod hosts;
 pub mod location;
 pub mod tls;
