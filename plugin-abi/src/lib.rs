@@ -19,6 +19,7 @@ mod library;
 mod log;
 #[cfg(feature = "mount")]
 pub mod mount;
+pub mod program;
 pub mod registration;
 pub mod rpc;
 #[cfg(feature = "serve")]

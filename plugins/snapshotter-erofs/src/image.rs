@@ -13,18 +13,12 @@ use orlop_plugin::{Error, Result};
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags, statfs};
 
 const MKFS: &str = "mkfs.erofs";
-/// Where it may be though the daemon's `PATH` does not say so.
-const SYSTEM_PROGRAMS: &str = "/usr/sbin:/sbin:/usr/bin";
 /// linux/magic.h.
 const EROFS: u64 = 0xe0f5_e1e2;
 
 /// The program that makes images.
 pub(crate) fn find_mkfs() -> Option<PathBuf> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':')
-        .chain(SYSTEM_PROGRAMS.split(':'))
-        .map(|directory| Path::new(directory).join(MKFS))
-        .find(|path| path.is_file())
+    orlop_plugin::program::find(MKFS)
 }
 
 /// Makes `image` of what is in `directory`: durable, and whole or not at all. Blocks.
