@@ -24,3 +24,6 @@ dist:
 # (zstd and python3 make its image)
 bench *args:
     cargo build --release && target/release/orlop-bench {{args}}
+# The devmapper snapshotter on real thin pools, in an emulated machine
+devmapper *filter:
+    ./scripts/devmapper/run {{filter}}

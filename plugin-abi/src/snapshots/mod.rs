@@ -10,7 +10,7 @@
 //! may be committed, what may not be removed, are containerd's (`snapshots/storage`); they are checked again inside the transaction.
 //!
 //! A snapshotter that keeps a directory a snapshot implements [`Layers`], a few small functions that may block, and is done: what is in
-//! the directory (files, a subvolume, an image) is its own business. One with volumes elsewhere (thin devices) uses [`Records`] by itself.
+//! the directory (files, a subvolume, an image) is its own business. One with volumes elsewhere (thin devices) leaves it empty: it says that there may be one.
 
 mod copy;
 mod directory_types;

@@ -114,7 +114,7 @@ fn on_erofs() {
 #[test]
 fn those_that_are_not_there_say_why() {
     let daemon = Daemon::orlop()
-        .config("[plugins.\"io.containerd.snapshotter.v1.devmapper\"]\npool_name = \"thin\"\nbase_image_size = \"1GB\"")
+        .config("[plugins.\"io.containerd.snapshotter.v1.devmapper\"]\npool_name = \"orlop-no-such-pool\"\nbase_image_size = \"1GB\"")
         .start();
     for (id, reason) in [
         (
@@ -124,10 +124,7 @@ fn those_that_are_not_there_say_why() {
         ("blockfile", "no scratch file generator: skip plugin"),
         ("zfs", "must be a zfs filesystem to be used with the zfs snapshotter"),
         ("aufs", "aufs is not supported"),
-        (
-            "devmapper",
-            "not available in this release, so pool \"thin\" is not used",
-        ),
+        ("devmapper", "no thin pool \"orlop-no-such-pool\""),
     ] {
         let details = daemon.ctr(&format!("plugins ls -d id=={id}")).ok();
         // Escaped, as containerd's own client shows it.
