@@ -127,13 +127,18 @@ pub async fn run(cli: Cli) -> Result<u32> {
 }
 
 async fn dispatch(command: Command, settings: Settings) -> Result<u32> {
-    // These two say something before, or without, a daemon.
-    match command {
+    // These say something before, or without, a daemon.
+    let command = match command {
         Command::Version => return version::version(&settings).await.map(|()| 0),
         Command::Oci(command) => return spec::command::run(&command, &settings.namespace).map(|()| 0),
+        Command::Content(command) if command.needs_no_daemon() => {
+            return content::run(command, &Client::unconnected(&settings)?)
+                .await
+                .map(|()| 0);
+        }
         Command::Shim(args) => return shim::run(&args, &Client::unconnected(&settings)?).await.map(|()| 0),
-        _ => {}
-    }
+        other => other,
+    };
     let client = Client::connect(&settings).await?;
     match command {
         Command::Plugins(command) => plugin::run(command, &client).await?,
@@ -184,11 +189,6 @@ pub fn go_style(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
         arg
     })
     .collect()
-}
-
-/// A command of containerd's client that needs a registry, which this release's client does not speak to itself.
-pub fn unsupported(what: &str, instead: &str) -> anyhow::Error {
-    anyhow::anyhow!("{what} is not supported in this release: {instead}")
 }
 
 #[cfg(test)]

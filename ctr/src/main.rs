@@ -23,6 +23,7 @@ mod namespace;
 mod plugin;
 mod progress;
 mod reflect;
+mod registry;
 mod run;
 mod shim;
 mod snapshot;
@@ -80,14 +81,26 @@ fn refuse(error: &clap::Error) -> ExitCode {
             ExitCode::SUCCESS
         }
         kind => {
-            drop(error.print());
-            match kind {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                ErrorKind::InvalidSubcommand => ExitCode::from(3),
-                _ => ExitCode::FAILURE,
+            if matches!(kind, ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+                drop(error.print());
+                return ExitCode::SUCCESS;
             }
+            eprintln!("ctr: {}", one_line(&error.render().to_string()));
+            if kind == ErrorKind::InvalidSubcommand {
+                return ExitCode::from(3);
+            }
+            ExitCode::FAILURE
         }
     }
+}
+
+/// What is wrong with the command line, without the usage that comes with it.
+fn one_line(rendered: &str) -> String {
+    let lines = rendered.lines().map(str::trim);
+    let lines = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    let words: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    let text = words.join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }
 
 /// `ctr … | head`: when nobody reads any more, there is nothing to report.

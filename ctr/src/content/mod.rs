@@ -1,17 +1,16 @@
 //! `ctr content`: the blobs themselves. [`store`] talks to the daemon's content store, [`check`] is `content check`, [`edit`] is `content edit`,
-//! [`prune`] is `content prune`.
+//! [`prune`] is `content prune`, [`remote`] are `content fetch` and whatever else has to do with registries.
 
 pub mod check;
 pub mod edit;
 pub mod prune;
+pub mod remote;
 pub mod store;
 
-use crate::cli::unsupported;
 use crate::client::{Client, describe_status};
 use crate::clock;
 use crate::digest;
 use crate::human::{age, decimal_size};
-use crate::image::RemoteArgs;
 use crate::labels;
 use crate::table::Table;
 use anyhow::{Context, Result, ensure};
@@ -35,12 +34,12 @@ pub enum Command {
     Delete(DigestsArgs),
     /// Edit a blob and return a new digest
     Edit(edit::EditArgs),
-    /// Fetch all content for an image: not in this release
-    Fetch(RemoteArgs),
-    /// Retrieve objects from a remote: not in this release
-    FetchObject(RemoteArgs),
-    /// Retrieve blobs from a remote: not in this release
-    FetchBlob(RemoteArgs),
+    /// Fetch all content for an image into the store
+    Fetch(remote::FetchArgs),
+    /// Retrieve objects from a remote
+    FetchObject(remote::FetchObjectArgs),
+    /// Retrieve blobs from a remote
+    FetchBlob(remote::FetchBlobArgs),
     /// Get the data for an object
     Get(DigestsArgs),
     /// Accept content into the store
@@ -48,8 +47,8 @@ pub enum Command {
     /// List all blobs in the store
     #[command(visible_alias = "ls")]
     List(ListArgs),
-    /// Push an object to a remote: not in this release
-    PushObject(RemoteArgs),
+    /// Push an object to a remote
+    PushObject(remote::PushObjectArgs),
     /// Add labels to content
     Label(LabelArgs),
     /// Prunes content from the content store
@@ -116,21 +115,24 @@ pub struct LabelArgs {
     labels: Vec<String>,
 }
 
+impl Command {
+    /// Whether it has nothing to do with a daemon.
+    pub fn needs_no_daemon(&self) -> bool {
+        matches!(self, Self::FetchObject(_) | Self::FetchBlob(_))
+    }
+}
+
 /// Runs a command.
 pub async fn run(command: Command, client: &Client) -> Result<()> {
-    const INSTEAD: &str = "use `skopeo copy` to an archive and `ctr images import`";
     match command {
         Command::Active(args) => active(client, args).await,
         Command::Check(args) => check::run(client, args).await,
         Command::Delete(args) => delete(client, &args.digests).await,
         Command::Edit(args) => edit::edit(client, &args).await,
-        Command::Fetch(_) => Err(unsupported("`content fetch`", INSTEAD)),
-        Command::FetchObject(_) => Err(unsupported("`content fetch-object`", INSTEAD)),
-        Command::FetchBlob(_) => Err(unsupported("`content fetch-blob`", INSTEAD)),
-        Command::PushObject(_) => Err(unsupported(
-            "`content push-object`",
-            "use `ctr images export` and `skopeo copy`",
-        )),
+        Command::Fetch(args) => remote::fetch(client, &args).await,
+        Command::FetchObject(args) => remote::fetch_object(&args).await,
+        Command::FetchBlob(args) => remote::fetch_blob(&args).await,
+        Command::PushObject(args) => remote::push_object(client, &args).await,
         Command::Get(args) => {
             for wanted in &args.digests {
                 print_blob(client, digest::parse(wanted)?).await?;

@@ -120,7 +120,7 @@ async fn add_size(client: &Client, target: &Descriptor, matcher: &Matcher, size:
 }
 
 /// The platforms that an image is for: those that its index says, and else those of the configurations.
-async fn platforms(client: &Client, target: &Descriptor) -> Result<BTreeSet<String>> {
+pub async fn platforms(client: &Client, target: &Descriptor) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     let mut queue = vec![target.clone()];
     let known = |platform: &Platform| platform.os != "unknown" && platform.architecture != "unknown";

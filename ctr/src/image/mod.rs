@@ -26,7 +26,7 @@ pub use unpack::ensure_unpacked;
 
 use crate::client::Client;
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 /// Commands of `ctr images`.
 #[derive(Debug, Subcommand)]
@@ -63,13 +63,6 @@ pub enum Command {
     Label(record::LabelArgs),
     /// Display usage of snapshots for a given image ref
     Usage(usage::UsageArgs),
-}
-
-/// Whatever a command that is not there is called with.
-#[derive(Debug, Args)]
-pub struct RemoteArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    rest: Vec<String>,
 }
 
 /// Runs a command.

@@ -168,6 +168,22 @@ pub fn uncompressed(media_type: &str) -> &str {
     }
 }
 
+/// containerd's name for the ingest of a blob, and for the blob in progress: `layer-sha256:…`.
+pub fn reference_key(descriptor: &Descriptor) -> String {
+    let kind = if descriptor.is_manifest() {
+        "manifest"
+    } else if descriptor.is_index() {
+        "index"
+    } else if descriptor.is_layer() {
+        "layer"
+    } else if descriptor.is_config() {
+        "config"
+    } else {
+        "unknown"
+    };
+    format!("{kind}-{}", descriptor.digest)
+}
+
 /// A manifest: one image of one platform.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

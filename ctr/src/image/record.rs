@@ -103,6 +103,19 @@ pub async fn create(client: &Client, image: Record) -> Result<Record, containerd
         .unwrap_or_default())
 }
 
+/// Creates a record, or changes target and, where there are any, labels of the one of that name.
+pub async fn put(client: &Client, image: Record) -> Result<Record, containerd_client::tonic::Status> {
+    let fields: &[&str] = if image.labels.is_empty() {
+        &["target"]
+    } else {
+        &["target", "labels"]
+    };
+    match update(client, image.clone(), fields).await {
+        Err(status) if status.code() == Code::NotFound => create(client, image).await,
+        done => done,
+    }
+}
+
 /// Changes fields of a record.
 pub async fn update(
     client: &Client,

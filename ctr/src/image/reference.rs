@@ -57,6 +57,36 @@ pub fn host(name: &str) -> &str {
     with_explicit_domain(name).map_or("", |(host, _)| host)
 }
 
+/// Where an image is: the parts of a whole name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Host, perhaps with a port.
+    pub host: String,
+    /// Path of the repository.
+    pub repository: String,
+    /// Tag.
+    pub tag: Option<String>,
+    /// Digest.
+    pub digest: Option<String>,
+}
+
+/// Takes a whole name apart. A name without a host is refused: which one is meant, only Docker's client guesses.
+pub fn place(name: &str) -> Result<Place> {
+    let (repository, tag, digest) = split(name)?;
+    let Some((host, path)) = with_explicit_domain(repository) else {
+        anyhow::bail!(
+            "{name:?} names no registry: an image's whole name is needed, like {:?}",
+            normalize(name)?
+        );
+    };
+    Ok(Place {
+        host: host.to_owned(),
+        repository: path.to_owned(),
+        tag: tag.map(str::to_owned),
+        digest: digest.map(str::to_owned),
+    })
+}
+
 /// Repository, tag and digest.
 fn split(name: &str) -> Result<(&str, Option<&str>, Option<&str>)> {
     let (rest, digest) = match name.split_once('@') {
@@ -138,6 +168,18 @@ mod tests {
         for bad in ["", "Upper", "a b", "x:", "x@sha256:0", "a//b"] {
             assert!(normalize(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_whole_name_has_a_place() {
+        let found = place("localhost:5000/a/b:v1").unwrap();
+        assert_eq!(
+            (found.host.as_str(), found.repository.as_str()),
+            ("localhost:5000", "a/b")
+        );
+        assert_eq!((found.tag.as_deref(), found.digest), (Some("v1"), None));
+        let short = place("busybox:1").unwrap_err().to_string();
+        assert!(short.contains("docker.io/library/busybox:1"), "{short}");
     }
 
     #[test]

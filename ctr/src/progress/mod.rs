@@ -16,6 +16,48 @@ use tokio::time::{MissedTickBehavior, interval};
 /// How often a terminal is drawn to.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Tells what a transfer of this client does, to [`show`].
+#[derive(Debug, Clone)]
+pub struct Teller(mpsc::UnboundedSender<Progress>);
+
+impl Teller {
+    /// Runs what tells, and shows it.
+    pub async fn watched<T>(work: impl AsyncFnOnce(&Self) -> T) -> T {
+        let (sender, told) = mpsc::unbounded_channel();
+        let shown = tokio::spawn(show(told));
+        let done = {
+            let teller = Self(sender);
+            work(&teller).await
+        };
+        // All that was told is on the terminal before anything else is.
+        let _ = shown.await;
+        done
+    }
+
+    /// Tells of an event.
+    pub fn tell(&self, name: &str, event: &str) {
+        self.part(name, "", event, 0, 0);
+    }
+
+    /// Tells how far a part is.
+    pub fn part(&self, name: &str, parent: &str, event: &str, progress: i64, total: i64) {
+        let parents = if parent.is_empty() {
+            Vec::new()
+        } else {
+            vec![parent.to_owned()]
+        };
+        // Whoever does not watch any more is not told.
+        let _ = self.0.send(Progress {
+            event: event.to_owned(),
+            name: name.to_owned(),
+            parents,
+            progress,
+            total,
+            desc: None,
+        });
+    }
+}
+
 /// Prints what is told until nobody can tell any more.
 pub async fn show(mut told: mpsc::UnboundedReceiver<Progress>) {
     if !stdout().is_terminal() {

@@ -18,7 +18,6 @@ use crate::{clock, transfer};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use containerd_client::services::v1::Image as Record;
-use containerd_client::tonic::Code;
 use names::Naming;
 use std::io::{Write, stdout};
 
@@ -152,15 +151,7 @@ async fn records(client: &Client, args: &ImportArgs, index: &Descriptor, wanted:
             target: Some(target.to_api()),
             ..Record::default()
         };
-        let fields: &[&str] = if labels.is_empty() {
-            &["target"]
-        } else {
-            &["target", "labels"]
-        };
-        images.push(match record::update(client, image.clone(), fields).await {
-            Err(status) if status.code() == Code::NotFound => record::create(client, image).await?,
-            done => done?,
-        });
+        images.push(record::put(client, image).await?);
     }
     Ok(images)
 }
