@@ -47,6 +47,23 @@ pub fn client_config(host: &HostConfig) -> Result<ClientConfig> {
     }
 }
 
+/// TLS's error inside an I/O error, however often wrapped, or itself.
+pub fn error_in<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    cause.downcast_ref::<rustls::Error>().or_else(|| {
+        let inner = cause.downcast_ref::<std::io::Error>()?.get_ref()?;
+        error_in(inner)
+    })
+}
+
+/// Whether a connection failed because the other side answers, but not in TLS.
+pub fn is_not_spoken(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |cause| cause.source());
+    matches!(
+        causes.filter_map(error_in).next(),
+        Some(rustls::Error::InvalidMessage(_))
+    )
+}
+
 /// Takes certificates under the authorities of the system and of `ca`, and those certificates themselves: people make one certificate
 /// for a registry, which is its own authority, and trust it.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Debian's `docker-registry`, on a port of its own.
 
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ impl Registry {
     /// # Panics
     /// When it does not start.
     pub fn start() -> Self {
-        Self::configured(tempfile::tempdir().expect("a directory"), "")
+        Self::configured(tempfile::tempdir().expect("a directory"), "", "")
     }
 
     /// The same with its storage under `directory`: a tmpfs, say.
@@ -50,15 +50,55 @@ impl Registry {
         )
         .ok();
         let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display());
-        Self::configured(directory, &auth)
+        Self::configured(directory, "", &auth)
     }
 
-    fn configured(directory: TempDir, further: &str) -> Self {
+    /// The same for one with TLS; answers its certificate, which is its own authority, too.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn with_tls() -> (Self, PathBuf) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (certificate, key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
+        command::run(
+            Command::new(program("openssl"))
+                .args([
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:prime256v1",
+                    "-nodes",
+                ])
+                .args([
+                    "-days",
+                    "2",
+                    "-subj",
+                    "/CN=test",
+                    "-addext",
+                    "subjectAltName=IP:127.0.0.1",
+                ])
+                .arg("-out")
+                .arg(&certificate)
+                .arg("-keyout")
+                .arg(&key),
+        )
+        .ok();
+        let tls = format!(
+            ", tls: {{certificate: {}, key: {}}}",
+            certificate.display(),
+            key.display()
+        );
+        (Self::configured(directory, &tls, ""), certificate)
+    }
+
+    fn configured(directory: TempDir, http: &str, further: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = port.expect("a port").to_string();
         let config = directory.path().join("config.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nhttp: {{addr: {address}, secret: test}}\n\
+            "version: 0.1\nlog: {{level: error}}\nhttp: {{addr: {address}, secret: test{http}}}\n\
              storage: {{filesystem: {{rootdirectory: {}}}}}\n{further}",
             directory.path().join("storage").display()
         );

@@ -121,7 +121,12 @@ impl Board {
         ];
         for count in (1..=numbers.len()).rev() {
             let numbers = numbers[..count].join("  ");
-            let room = width.saturating_sub(numbers.chars().count() + 2);
+            if self.status.is_empty() && numbers.chars().count() <= width {
+                return numbers;
+            }
+            let Some(room) = width.checked_sub(numbers.chars().count() + 2) else {
+                continue;
+            };
             let fits = self.status.chars().count() <= room;
             if fits || (count == 1 && room >= 10) {
                 return format!("{}  {numbers}", cut(&self.status, room));
@@ -265,6 +270,13 @@ mod tests {
 
     #[test]
     fn every_width_is_kept() {
+        let mut quiet = pull();
+        quiet.status.clear();
+        for columns in 1..200 {
+            for line in quiet.lines(columns, Duration::from_secs(12345)) {
+                assert!(line.chars().count() < columns.max(2), "{columns}: {line:?}");
+            }
+        }
         let board = pull();
         for columns in 1..200 {
             for line in board.lines(columns, Duration::from_secs(12345)) {

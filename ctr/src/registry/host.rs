@@ -175,7 +175,7 @@ impl Host {
                 Ok(answer) => answer,
                 Err(error) => {
                     let secure = call.uri.scheme_str() == Some("https");
-                    if own && secure && again && self.config.scheme == Scheme::Either && error.connecting {
+                    if own && secure && again && self.config.scheme == Scheme::Either && error.not_tls {
                         // On this machine, a registry seldom has TLS.
                         self.plain.store(true, Ordering::Relaxed);
                         call.uri = with_scheme(&call.uri, "http")?;
@@ -252,12 +252,14 @@ impl Host {
             Ok(Err(error)) => {
                 return Err(Failure {
                     connecting: error.is_connect(),
+                    not_tls: tls::is_not_spoken(&error),
                     error: anyhow!("{}: {}", what(), explained(&error)),
                 });
             }
             Err(_) => {
                 return Err(Failure {
                     connecting: false,
+                    not_tls: false,
                     error: anyhow!("{}: the host was silent for {SILENCE:?}", what()),
                 });
             }
@@ -274,6 +276,8 @@ impl Host {
 pub(super) struct Failure {
     /// Whether there was no connection.
     connecting: bool,
+    /// Whether the host answers, but not in TLS.
+    not_tls: bool,
     pub(super) error: anyhow::Error,
 }
 
@@ -293,7 +297,7 @@ fn explained(error: &(dyn std::error::Error + 'static)) -> String {
         cause = source;
     }
     let text = cause.to_string();
-    if text.contains("InvalidContentType") || text.contains("corrupt message") {
+    if tls::is_not_spoken(error) {
         return format!("{text}: it does not speak TLS: if that is intended, use --plain-http");
     }
     if text.contains("UnknownIssuer") {

@@ -46,7 +46,8 @@ impl Registry {
         let actions = if push { "pull,push" } else { "pull" };
         let scope = format!("repository:{}:{actions}", place.repository);
         let open = |mut config: hosts::HostConfig| {
-            config.skip_verify |= flags.skip_verify;
+            // A registry on this machine is trusted unseen, unless it is said how to see.
+            config.skip_verify = flags.skip_verify || (config.skip_verify && flags.tlscacert.is_none());
             config.ca.extend(flags.tlscacert.clone());
             if let Some(certificate) = &flags.tlscert {
                 config.client.insert(0, (certificate.clone(), flags.tlskey.clone()));

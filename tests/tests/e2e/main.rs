@@ -5,6 +5,7 @@
 // A test that cannot unwrap has failed.
 #![allow(clippy::unwrap_used)]
 
+mod client_path;
 mod clients;
 mod config;
 mod conformance;
@@ -12,6 +13,7 @@ mod crash;
 mod garbage;
 mod plugins;
 mod processors;
+mod progress;
 mod registry;
 mod server;
 mod snapshotters;

@@ -97,9 +97,8 @@ pub struct PushArgs {
 /// Whether this client does it: by the flag, by what only it can heed, or because the daemon cannot.
 async fn is_local(client: &Client, flag: Option<bool>, local_only: Option<&'static str>) -> Result<bool> {
     match (flag, local_only) {
-        (Some(true), _) => Ok(true),
+        (Some(true), _) | (None, Some(_)) => Ok(true),
         (Some(false), Some(only)) => bail!("\"--{only}\" requires \"--local\" flag"),
-        (None, Some(_)) => Ok(true),
         (Some(false), None) => transfer::require(client, "--local=false").await.map(|()| false),
         (None, None) => Ok(!transfer::is_offered(client).await?),
     }

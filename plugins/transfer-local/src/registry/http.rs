@@ -253,7 +253,7 @@ fn failure(error: &hyper_util::client::legacy::Error, where_to: &str) -> Failure
                 error: ours.clone().context(where_to),
             };
         }
-        if let Some(tls) = find_tls(cause) {
+        if let Some(tls) = tls::error_in(cause) {
             (kind, code) = match tls {
                 rustls::Error::InvalidMessage(_) => (FailureKind::NotTls, Code::FailedPrecondition),
                 _ => (FailureKind::Final, Code::FailedPrecondition),
@@ -290,14 +290,6 @@ fn failure(error: &hyper_util::client::legacy::Error, where_to: &str) -> Failure
             format!("{where_to}: {}{hint}", chain_of(error.source().unwrap_or(error))),
         ),
     }
-}
-
-/// rustls' error inside an I/O error, however often wrapped, or itself.
-fn find_tls<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    cause.downcast_ref::<rustls::Error>().or_else(|| {
-        let inner = cause.downcast_ref::<io::Error>()?.get_ref()?;
-        find_tls(inner)
-    })
 }
 
 /// An error with its causes, each once.
