@@ -212,7 +212,7 @@ fn a_push_is_drawn_in_its_terminal() {
     let (registry, daemon) = (Registry::start(), Daemon::orlop().start());
     daemon.import_busybox();
     for (way, columns) in [("images push --plain-http", 80), ("images push --local", 40)] {
-        let name = registry.name(&format!("pushed:{columns}"));
+        let name = registry.name(&format!("pushed-{columns}:1"));
         let terminal = Terminal::start(&daemon, columns, &format!("{way} {name} {BUSYBOX}"));
         let last = terminal.finish();
         let done = if columns == 80 { "complete" } else { "done" };
