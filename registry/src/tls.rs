@@ -57,11 +57,8 @@ pub fn error_in<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a 
 
 /// Whether a connection failed because the other side answers, but not in TLS.
 pub fn is_not_spoken(error: &(dyn std::error::Error + 'static)) -> bool {
-    let causes = std::iter::successors(Some(error), |cause| cause.source());
-    matches!(
-        causes.filter_map(error_in).next(),
-        Some(rustls::Error::InvalidMessage(_))
-    )
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    matches!(causes.find_map(error_in), Some(rustls::Error::InvalidMessage(_)))
 }
 
 /// Takes certificates under the authorities of the system and of `ca`, and those certificates themselves: people make one certificate
