@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Write an OCI archive with one busybox layer: busybox-image.py FILE.tar NAME [--seed TEXT]
+"""Write an OCI archive with one busybox layer: busybox-image.py FILE.tar NAME [--seed TEXT] [--layers N]
 
 The layer holds /bin/busybox with its applets as links, and just enough of /etc for user look-ups.
 --seed adds a file with TEXT, so that two images do not share their layer.
+--layers puts N layers on top. Layer I, from 1 on, writes /top anew, adds /layers/I without naming /layers, takes away /layers/I-1 when I is
+even, and makes /only a directory of nothing but the file I.
 """
 import argparse
 import gzip
@@ -41,14 +43,34 @@ def layer(seed):
     return out.getvalue()
 
 
+def upper_layer(number):
+    out = io.BytesIO()
+    tar = tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT)
+
+    def add(name, data=b"", kind=tarfile.REGTYPE):
+        info = tarfile.TarInfo(name)
+        info.type, info.mode, info.size = kind, 0o755, len(data)
+        tar.addfile(info, io.BytesIO(data))
+
+    add("top", f"{number}\n".encode())
+    add(f"layers/{number}")
+    if number % 2 == 0:
+        add(f"layers/.wh.{number - 1}")
+    add("only", kind=tarfile.DIRTYPE)
+    add("only/.wh..wh..opq")
+    add(f"only/{number}")
+    tar.close()
+    return out.getvalue()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("file")
     parser.add_argument("name")
     parser.add_argument("--seed", default="")
+    parser.add_argument("--layers", type=int, default=0)
     arguments = parser.parse_args()
-    raw = layer(arguments.seed)
-    packed = gzip.compress(raw, compresslevel=6, mtime=0)
+    layers = [layer(arguments.seed)] + [upper_layer(number) for number in range(1, arguments.layers + 1)]
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     blobs = {}
 
@@ -60,12 +82,13 @@ def main():
     config = blob(json.dumps({
         "architecture": architecture, "os": "linux",
         "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"], "WorkingDir": "/"},
-        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(raw).hexdigest()]},
-        "history": [{"created_by": "busybox-image.py"}],
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(raw).hexdigest() for raw in layers]},
+        "history": [{"created_by": "busybox-image.py"} for _ in layers],
     }).encode(), "application/vnd.oci.image.config.v1+json")
     manifest = blob(json.dumps({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config,
-        "layers": [blob(packed, "application/vnd.oci.image.layer.v1.tar+gzip")],
+        "layers": [blob(gzip.compress(raw, compresslevel=6, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip")
+                   for raw in layers],
     }).encode(), "application/vnd.oci.image.manifest.v1+json")
     manifest["platform"] = {"architecture": architecture, "os": "linux"}
     manifest["annotations"] = {"io.containerd.image.name": arguments.name,

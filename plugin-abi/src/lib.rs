@@ -10,9 +10,15 @@
 pub mod api;
 pub mod channel;
 pub mod contract;
+#[cfg(all(feature = "layer", feature = "mount"))]
+pub mod differ;
 pub mod duration;
+#[cfg(feature = "erofs")]
+pub mod erofs;
 pub mod export;
 pub mod filter;
+#[cfg(any(feature = "mount", feature = "snapshots"))]
+mod id_map;
 #[cfg(feature = "layer")]
 pub mod layer;
 mod library;

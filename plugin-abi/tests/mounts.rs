@@ -1,6 +1,7 @@
 //! Mounts, as root: binds, overlays of many layers, images on loop devices, and that all of them end.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -103,8 +104,8 @@ fn overlay(root: &Path, lower: &[PathBuf], more: &str) -> Mount {
 
 #[test]
 fn overlays_of_any_length() {
-    // Fits a page; takes 120 layers; has layers whose paths `fsconfig` takes no string for; has no common parent to shorten by.
-    for (count, name) in [(2, 4), (120, 60), (20, 240)] {
+    // Fits a page; takes 120 layers; has layers whose paths `fsconfig` takes no string for; nearly as many as overlayfs takes (500).
+    for (count, name) in [(2, 4), (120, 60), (20, 240), (490, 4)] {
         let all = directory();
         let lower = layers(all.path(), count, name);
         let what = overlay(all.path(), &lower, "index=off nosuid");
@@ -128,6 +129,38 @@ fn a_long_overlay_that_is_refused_says_why() {
     let error =
         TempMount::new(&[overlay(all.path(), &lower, "index=off")], Access::Write).expect_err("a layer is missing");
     assert_eq!(error.code, Code::NotFound, "{error}");
+}
+
+#[test]
+fn a_mount_with_half_a_map_of_ids_is_refused() {
+    let source = directory();
+    for options in ["rbind uidmap=0:1000:1", "rbind uidmap=0:1000:1 gidmap=x"] {
+        let binds = [mount("bind", source.path(), &words(options))];
+        let error = TempMount::new(&binds, Access::Write).expect_err(options);
+        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+    }
+}
+
+#[test]
+fn a_bind_shows_the_ids_of_a_container() {
+    let source = directory();
+    fs::write(source.path().join("file"), "x").expect("written");
+    let binds = [mount(
+        "bind",
+        source.path(),
+        &words("rbind nosuid uidmap=0:1000:10 gidmap=0:2000:10"),
+    )];
+    let mounted = TempMount::new(&binds, Access::Write).expect("mounted");
+    let seen = fs::metadata(mounted.path().join("file")).expect("there");
+    assert_eq!((seen.uid(), seen.gid()), (1000, 2000));
+    // Root is not in the map: what it writes would be nobody's.
+    fs::write(mounted.path().join("new"), "x").expect_err("no such owner");
+    std::os::unix::fs::chown(mounted.path().join("file"), Some(1005), Some(2005)).expect("in the map");
+    let stored = fs::metadata(source.path().join("file")).expect("there");
+    assert_eq!((stored.uid(), stored.gid()), (5, 5));
+    let path = mounted.path().to_owned();
+    mounted.unmount().expect("unmounted");
+    assert!(!is_mounted(&path) && !path.exists());
 }
 
 #[test]

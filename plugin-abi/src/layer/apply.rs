@@ -1,6 +1,6 @@
 //! Applying a layer to a directory.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use super::compression::Compression;
@@ -86,6 +86,27 @@ pub fn apply(
             .join()
             .map_err(|panic| Error::internal(format!("hashing a layer panicked: {}", crate::panic_message(&*panic))))?;
         Ok(Applied { diff_id, size })
+    })
+}
+
+/// Hands the tar in `source` to `work`, and reads what that leaves of it. What `work` gives back comes with what was read, as from [`apply`].
+///
+/// `InvalidArgument` for a damaged stream.
+pub fn read_tar<T>(
+    source: impl BufRead + Send,
+    compression: Compression,
+    work: impl FnOnce(&mut dyn Read) -> Result<T>,
+) -> Result<(T, Applied)> {
+    std::thread::scope(|scope| {
+        let (mut tar, digest) = stages::start(scope, source, compression);
+        let worked = work(&mut tar)?;
+        std::io::copy(&mut tar, &mut std::io::sink()).map_err(|error| explain("read a layer", error))?;
+        // It ends with its last chunk.
+        drop(tar);
+        let (diff_id, size) = digest
+            .join()
+            .map_err(|panic| Error::internal(format!("hashing a layer panicked: {}", crate::panic_message(&*panic))))?;
+        Ok((worked, Applied { diff_id, size }))
     })
 }
 

@@ -25,7 +25,7 @@ mod tar;
 mod unpack;
 mod whiteout;
 
-pub use apply::{Applied, ApplyOptions, Whiteouts, apply, in_user_namespace};
+pub use apply::{Applied, ApplyOptions, Whiteouts, apply, in_user_namespace, read_tar};
 pub use changes::{Change, ChangeKind, changes};
 pub use compression::Compression;
 pub use feed::{Feed, Feeder, Outlet, feed, outlet};

@@ -3,14 +3,17 @@
 //! [`mount_all`] and [`unmount_all`] for mounts that stay, [`TempMount`] for those that last as long as a piece of work, and
 //! [`direct_directory`] for those that need not be performed at all. Everything here blocks and needs `CAP_SYS_ADMIN`.
 //!
-//! What lives here: options as in fstab (`options`), long overlays (`overlay`), images on loop devices (`loop_device`).
+//! What lives here: options as in fstab (`options`), long overlays (`overlay`), other owners (`idmapped`), images on loop devices
+//! (`loop_device`).
 //! What does not: which mounts a snapshot has.
 
+mod idmapped;
 pub(crate) mod loop_device;
 mod options;
 mod overlay;
 mod temp;
 
+use idmapped::{MappedLayers, Mapping};
 pub use options::{MountOptions, read_only};
 pub use temp::{Access, TempMount, direct_directory};
 
@@ -42,7 +45,11 @@ pub fn mount_one(mount: &Mount, target: &Path) -> Result<()> {
     let doing = || format!("mount {} {:?} at {}", mount.kind, mount.source, target.display());
     let point = mount_point(target, &mount.target).map_err(|error| Error::io(doing(), &error))?;
     perform(mount, &point).map_err(|error| {
-        let error = Error::io(format!("{} with [{}]", doing(), mount.options.join(",")), &error);
+        let doing = format!("{} with [{}]", doing(), mount.options.join(","));
+        let error = match error.downcast::<Error>() {
+            Ok(ours) => ours.context(doing),
+            Err(systems) => Error::io(doing, &systems),
+        };
         // `Unimplemented` would make callers ask somebody else; an unknown file system is a fact of this machine.
         if error.code == crate::contract::Code::Unimplemented {
             Error::failed_precondition(error.message)
@@ -124,7 +131,17 @@ fn perform(what: &Mount, point: &Path) -> io::Result<()> {
             return with_helper(helper, kind, what, point);
         }
     }
-    let options = MountOptions::parse(&what.options);
+    let mut options = MountOptions::parse(&what.options);
+    let mapping = Mapping::of(&options)?;
+    // Until the overlay is mounted.
+    let mut layers = None;
+    if let Some(mapping) = &mapping
+        && what.kind == "overlay"
+    {
+        let mapped = MappedLayers::new(&options.data, mapping)?;
+        options.data.clone_from(&mapped.data);
+        layers = Some(mapped);
+    }
     // A remount that changes nothing but flags is done below.
     if !options.flags.contains(MsFlags::MS_REMOUNT) || !options.data.is_empty() {
         if what.kind == "overlay" && overlay::is_long(&options) {
@@ -156,7 +173,24 @@ fn perform(what: &Mount, point: &Path) -> io::Result<()> {
             result => result?,
         }
     }
-    Ok(())
+    match mapping {
+        Some(mapping) if layers.is_none() => mapping.apply(point),
+        _ => Ok(()),
+    }
+}
+
+/// Whether mounts on the file system of `directory` can show other owners than those on disk, and overlays of them (Linux 5.19), as the
+/// options `uidmap=` and `gidmap=` ask for. Blocks.
+pub fn maps_ids(directory: &Path) -> bool {
+    const OVERLAYS_OF_MAPPED_LAYERS: (u32, u32) = (5, 19);
+    let Ok(kernel) = nix::sys::utsname::uname() else {
+        return false;
+    };
+    let mut numbers = kernel.release().to_str().unwrap_or_default().split('.').map(str::parse);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        return false;
+    };
+    (major, minor) >= OVERLAYS_OF_MAPPED_LAYERS && idmapped::works(directory).is_ok()
 }
 
 /// `mount(2)`.

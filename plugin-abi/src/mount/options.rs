@@ -13,6 +13,10 @@ pub struct MountOptions {
     pub propagation: MsFlags,
     /// Whether the source is an image that a loop device must carry.
     pub loop_device: bool,
+    /// Whose user ids the mount shows, `CONTAINER:HOST:LENGTH,…`.
+    pub uid_map: Option<String>,
+    /// The same for group ids.
+    pub gid_map: Option<String>,
     /// What the file system understands.
     pub data: Vec<String>,
 }
@@ -75,6 +79,8 @@ impl MountOptions {
             flags: MsFlags::empty(),
             propagation: MsFlags::empty(),
             loop_device: false,
+            uid_map: None,
+            gid_map: None,
             data: Vec::new(),
         };
         for option in options {
@@ -83,7 +89,11 @@ impl MountOptions {
                 Some(Word::Clear(flags)) => parsed.flags -= flags,
                 Some(Word::Propagation(flags)) => parsed.propagation = flags,
                 Some(Word::Loop) => parsed.loop_device = true,
-                None => parsed.data.push(option.clone()),
+                None => match option.split_once('=') {
+                    Some(("uidmap", map)) => parsed.uid_map = Some(map.to_owned()),
+                    Some(("gidmap", map)) => parsed.gid_map = Some(map.to_owned()),
+                    _ => parsed.data.push(option.clone()),
+                },
             }
         }
         parsed
@@ -112,6 +122,8 @@ fn read_only_overlay(options: &[String]) -> Vec<String> {
     options
         .iter()
         .filter(|option| !option.starts_with("upperdir=") && !option.starts_with("workdir="))
+        // What is in the upper directory belongs to the host's ids already: mapped once more it would be nobody's.
+        .filter(|option| upper.is_none() || !(option.starts_with("uidmap=") || option.starts_with("gidmap=")))
         // Only an overlay with an upper directory can be volatile.
         .filter(|option| *option != "volatile")
         .map(|option| match (option.strip_prefix("lowerdir="), upper) {
@@ -131,11 +143,14 @@ mod tests {
 
     #[test]
     fn words_become_flags_and_the_rest_is_data() {
-        let parsed = MountOptions::parse(&words("rbind ro nosuid rprivate size=1m loop suid index=off"));
+        let parsed = MountOptions::parse(&words(
+            "rbind ro nosuid rprivate size=1m loop suid uidmap=0:1:2 index=off",
+        ));
         assert_eq!(parsed.flags, MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY);
         assert_eq!(parsed.propagation, MsFlags::MS_PRIVATE | MsFlags::MS_REC);
         assert!(parsed.loop_device);
         assert_eq!(parsed.data, ["size=1m", "index=off"]);
+        assert_eq!((parsed.uid_map.as_deref(), parsed.gid_map), (Some("0:1:2"), None));
         assert_eq!(MountOptions::parse(&words("ro rw")).flags, MsFlags::empty());
     }
 
@@ -148,7 +163,10 @@ mod tests {
             options: words(options),
         };
         let read = read_only(&[
-            mount("overlay", "index=off workdir=/w upperdir=/u lowerdir=/a:/b"),
+            mount(
+                "overlay",
+                "uidmap=0:1:2 gidmap=0:1:2 index=off workdir=/w upperdir=/u lowerdir=/a:/b",
+            ),
             mount("bind", "rw rbind"),
         ]);
         assert_eq!(read[0].options, ["index=off", "lowerdir=/u:/a:/b"]);

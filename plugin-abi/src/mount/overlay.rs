@@ -205,6 +205,22 @@ fn relative(what: &Mount, options: &MountOptions, point: &Path) -> io::Result<()
 
 /// The common parent of all lower directories, and the options with the lower directories relative to it.
 fn compact(data: &[String]) -> Option<(String, String)> {
+    let (parent, layers) = lower_layers(data)?;
+    let options = data
+        .iter()
+        .map(|option| {
+            if option.starts_with("lowerdir=") {
+                format!("lowerdir={}", layers.join(":"))
+            } else {
+                option.clone()
+            }
+        })
+        .collect::<Vec<_>>();
+    Some((parent, options.join(",")))
+}
+
+/// The common parent of all lower directories, and these relative to it. `None` when they share nothing but `/`.
+pub(super) fn lower_layers(data: &[String]) -> Option<(String, Vec<String>)> {
     let lower = data.iter().find_map(|option| option.strip_prefix("lowerdir="))?;
     let layers: Vec<&str> = lower.split(':').collect();
     let first = layers.first()?;
@@ -221,22 +237,8 @@ fn compact(data: &[String]) -> Option<(String, String)> {
     if end == 0 {
         return None;
     }
-    let relative = layers
-        .iter()
-        .map(|layer| &layer[end + 1..])
-        .collect::<Vec<_>>()
-        .join(":");
-    let options = data
-        .iter()
-        .map(|option| {
-            if option.starts_with("lowerdir=") {
-                format!("lowerdir={relative}")
-            } else {
-                option.clone()
-            }
-        })
-        .collect::<Vec<_>>();
-    Some((first[..end].to_owned(), options.join(",")))
+    let relative = layers.iter().map(|layer| layer[end + 1..].to_owned()).collect();
+    Some((first[..end].to_owned(), relative))
 }
 
 #[cfg(test)]

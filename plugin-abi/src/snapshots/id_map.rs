@@ -1,56 +1,56 @@
-//! User namespaces' id maps, as containerd's clients write them into labels: `CONTAINER:HOST:LENGTH`, several joined by commas.
+//! User namespaces' id maps in the labels of snapshots.
 
 use super::{GID_MAPPING, UID_MAPPING};
 use crate::contract::Labels;
+use crate::id_map::IdMap;
 use crate::{Error, Result};
-
-/// The kernel's "no such id": neither an owner nor part of a map.
-const INVALID_ID: u32 = u32::MAX;
 
 /// Who owns the root directory of a container with these labels: the host's user and group of its id 0. `None` without a map.
 ///
-/// A missing map of the two means that ids stay what they are.
+/// As in containerd there are both maps or none: with one alone nothing can be mounted.
 pub fn root_owner(labels: &Labels) -> Result<Option<(u32, u32)>> {
-    let (uids, gids) = (labels.get(UID_MAPPING), labels.get(GID_MAPPING));
-    if uids.is_none() && gids.is_none() {
-        return Ok(None);
-    }
-    let root = |label: &str, map: Option<&String>| match map {
-        Some(map) => host_root(map).map_err(|why| Error::invalid_argument(format!("label {label}={map:?}: {why}"))),
-        None => Ok(0),
+    let (uids, gids) = match (labels.get(UID_MAPPING), labels.get(GID_MAPPING)) {
+        (None, None) => return Ok(None),
+        (Some(uids), Some(gids)) => (uids, gids),
+        (uids, _) => {
+            let (there, missing) = if uids.is_some() {
+                (UID_MAPPING, GID_MAPPING)
+            } else {
+                (GID_MAPPING, UID_MAPPING)
+            };
+            return Err(Error::invalid_argument(format!(
+                "label {there} is there and {missing} is not: ids are mapped by both or not at all"
+            )));
+        }
+    };
+    let root = |label: &str, map: &str| {
+        let root = map.parse().and_then(|map: IdMap| map.root());
+        root.map_err(|why| Error::invalid_argument(format!("label {label}={map:?}: {why}")))
     };
     Ok(Some((root(UID_MAPPING, uids)?, root(GID_MAPPING, gids)?)))
 }
 
-fn host_root(map: &str) -> Result<u32, String> {
-    let mut root = None;
-    for entry in map.split(',') {
-        let numbers: Vec<u32> = entry
-            .split(':')
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .map_err(|_| format!("{entry:?} is not CONTAINER:HOST:LENGTH"))?;
-        let &[container, host, length] = numbers.as_slice() else {
-            return Err(format!("{entry:?} is not CONTAINER:HOST:LENGTH"));
-        };
-        if [container, host, length].contains(&INVALID_ID) || host.checked_add(length).is_none() {
-            return Err(format!("{entry:?} reaches past the last id"));
-        }
-        if container == 0 && length > 0 && root.is_none() {
-            root = Some(host);
-        }
-    }
-    root.ok_or_else(|| "it does not map the container's id 0".to_owned())
+/// The options that make a mount show the ids of a container with these labels (`uidmap=`, `gidmap=`). None without a map.
+pub fn map_options(labels: &Labels) -> Vec<String> {
+    let option = |key: &str, label: &str| labels.get(label).map(|map| format!("{key}={map}"));
+    [option("uidmap", UID_MAPPING), option("gidmap", GID_MAPPING)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn owner(uids: &str, gids: &str) -> Result<Option<(u32, u32)>> {
+    fn labels(uids: &str, gids: &str) -> Labels {
         let labels = [(UID_MAPPING, uids), (GID_MAPPING, gids)];
         let labels = labels.iter().filter(|(_, map)| !map.is_empty());
-        root_owner(&labels.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+        labels.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn owner(uids: &str, gids: &str) -> Result<Option<(u32, u32)>> {
+        root_owner(&labels(uids, gids))
     }
 
     #[test]
@@ -61,24 +61,27 @@ mod tests {
             Some((1000, 2000))
         );
         assert_eq!(owner("1:5:10,0:1000:1", "0:7:1").expect("valid"), Some((1000, 7)));
-        assert_eq!(owner("0:1000:10", "").expect("valid"), Some((1000, 0)));
     }
 
     #[test]
-    fn nonsense_is_refused() {
-        for bad in [
-            "0",
-            "0:1",
-            "0:1:2:3",
-            "a:b:c",
-            "-1:0:1",
-            "1:0:1",
-            "0:0:0",
-            "0:4294967295:1",
-            "0:4294967294:9",
-            "0:1:1,",
+    fn one_map_alone_and_maps_without_a_root_are_refused() {
+        for (uids, gids) in [
+            ("0:1000:10", ""),
+            ("", "0:1000:10"),
+            ("1:0:1", "0:0:1"),
+            ("0:0:0", "0:0:1"),
+            ("0:0:1", "x"),
         ] {
-            assert!(owner(bad, "0:0:1").is_err(), "{bad}");
+            assert!(owner(uids, gids).is_err(), "{uids} {gids}");
         }
+    }
+
+    #[test]
+    fn a_mount_is_told_the_maps() {
+        assert_eq!(map_options(&labels("", "")), [""; 0]);
+        assert_eq!(
+            map_options(&labels("0:1000:10", "0:2000:10")),
+            ["uidmap=0:1000:10", "gidmap=0:2000:10"]
+        );
     }
 }

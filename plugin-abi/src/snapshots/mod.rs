@@ -26,7 +26,7 @@ mod usage;
 
 pub use copy::copy_contents;
 pub use directory_types::tells_types;
-pub use id_map::root_owner;
+pub use id_map::{map_options, root_owner};
 pub use layered::{Directories, LayeredSnapshotter, Layers, Removal, plugin_root, remove_tree};
 pub use records::{Records, Snapshot, Stored};
 pub use usage::disk_usage;

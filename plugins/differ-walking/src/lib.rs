@@ -2,20 +2,19 @@
 //!
 //! ```text
 //!   apply  content store ─▶ (stream processors) ─▶ Feed ─▶ layer::apply ─▶ the directory that the mounts stand for (`target`)
-//!   diff   two mounted trees ─▶ layer::make ─▶ Outlet ─▶ an ingest of the content store
+//!   diff   two mounted trees ─▶ differ::compare ─▶ an ingest of the content store
 //! ```
 //!
-//! The layers themselves are `orlop_plugin::layer`'s business, mounts `orlop_plugin::mount`'s.
+//! The layers themselves are `orlop_plugin::layer`'s business, mounts `orlop_plugin::mount`'s, making layers `orlop_plugin::differ`'s.
 
 mod apply;
-mod compare;
 mod processors;
 mod target;
 
 use std::sync::Arc;
 
-use orlop_plugin::contract::Contracts;
-use orlop_plugin::{Host, Instance, Registration, kind};
+use orlop_plugin::contract::{Comparer, Contracts, Ctx, Descriptor, DiffOptions, Mount, async_trait};
+use orlop_plugin::{Host, Instance, Registration, Result, differ, kind};
 
 use processors::Processors;
 
@@ -35,4 +34,11 @@ pub fn registrations() -> Vec<Registration> {
 struct Walking {
     host: Host,
     processors: Processors,
+}
+
+#[async_trait]
+impl Comparer for Walking {
+    async fn diff(&self, ctx: &Ctx, lower: Vec<Mount>, upper: Vec<Mount>, options: DiffOptions) -> Result<Descriptor> {
+        differ::compare(self.host.content()?, ctx, lower, upper, options).await
+    }
 }

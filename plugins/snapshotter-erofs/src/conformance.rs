@@ -5,12 +5,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use orlop_plugin::contract::{Code, Ctx, Labels};
-use orlop_plugin::mount::{Lazy, unmount};
-use orlop_plugin::snapshots::UID_MAPPING;
+use orlop_plugin::erofs::Mkfs;
+use orlop_plugin::mount::{Access, Lazy, TempMount, unmount};
+use orlop_plugin::snapshots::{GID_MAPPING, UID_MAPPING};
 use orlop_plugin::testkit::{self, Disk, mounted};
 use orlop_plugin::{InitError, Instance};
-
-use crate::image;
 
 async fn start(root: &Path, config: &str) -> Result<Instance, InitError> {
     testkit::start(&crate::registrations()[0], root, config.parse().expect("TOML")).await
@@ -64,7 +63,8 @@ async fn a_committed_snapshot_is_an_image_that_a_restart_finds() {
     let instance = start(root.path(), "set_immutable = true").await.expect("it starts");
     let directories = snapshots(&instance);
     let (first, ctx) = (instance.contracts.snapshotter.expect("a snapshotter"), Ctx::daemon());
-    let labels = BTreeMap::from([(UID_MAPPING.to_owned(), "0:4000:1000".to_owned())]);
+    let labels = [UID_MAPPING, GID_MAPPING].map(|label| (label.to_owned(), "0:4000:1000".to_owned()));
+    let labels = BTreeMap::from(labels);
     let mounts = first.prepare(&ctx, "a", "", labels).await.expect("prepared");
     mounted(&mounts, |root| std::fs::write(root.join("gone"), "1").expect("written")).expect("mounted");
     first.commit(&ctx, "A", "a", Labels::new()).await.expect("committed");
@@ -115,7 +115,7 @@ async fn a_commit_takes_the_image_of_a_differ_and_makes_a_stale_one_anew() {
     let tree = root.path().join("tree");
     std::fs::create_dir(&tree).expect("made");
     std::fs::write(tree.join("of-the-differ"), "x").expect("written");
-    let mkfs = image::find_mkfs().expect("erofs-utils");
+    let mkfs = Mkfs::find().expect("erofs-utils");
 
     snapshotter
         .prepare(&ctx, "a", "", Labels::new())
@@ -123,7 +123,7 @@ async fn a_commit_takes_the_image_of_a_differ_and_makes_a_stale_one_anew() {
         .expect("prepared");
     let own = directories.join(&entries(&directories)[0]);
     assert!(own.join(".erofslayer").exists());
-    image::make(&mkfs, &own.join("layer.erofs"), &tree).expect("an image");
+    mkfs.of_directory(&own.join("layer.erofs"), &tree).expect("an image");
     snapshotter
         .commit(&ctx, "A", "a", Labels::new())
         .await
@@ -146,7 +146,7 @@ async fn a_commit_takes_the_image_of_a_differ_and_makes_a_stale_one_anew() {
     })
     .expect("mounted");
     let own = directories.join(&entries(&directories)[1]);
-    image::make(&mkfs, &own.join("layer.erofs"), &tree).expect("an image");
+    mkfs.of_directory(&own.join("layer.erofs"), &tree).expect("an image");
     let refused = snapshotter.commit(&ctx, "A", "b", Labels::new()).await;
     assert_eq!(refused.expect_err("taken").code, Code::AlreadyExists);
     snapshotter
@@ -158,6 +158,49 @@ async fn a_commit_takes_the_image_of_a_differ_and_makes_a_stale_one_anew() {
     for key in ["v", "B", "A"] {
         snapshotter.remove(&ctx, key).await.expect("removed");
     }
+}
+
+#[tokio::test]
+async fn the_layers_of_a_remapped_container_show_its_own_ids() {
+    let root = tempfile::tempdir().expect("a directory");
+    let instance = start(root.path(), "").await.expect("it starts");
+    assert_eq!(instance.capabilities, ["only-remap-ids", "remap-ids"]);
+    let (snapshotter, ctx) = (instance.contracts.snapshotter.expect("a snapshotter"), Ctx::daemon());
+    let mut parent = String::new();
+    for layer in ["lower", "upper"] {
+        let mounts = snapshotter
+            .prepare(&ctx, "a", &parent, Labels::new())
+            .await
+            .expect("prepared");
+        mounted(&mounts, |root| {
+            std::fs::write(root.join(layer), layer).expect("written");
+            std::os::unix::fs::chown(root.join(layer), Some(7), Some(8)).expect("owned");
+        })
+        .expect("mounted");
+        snapshotter
+            .commit(&ctx, layer, "a", Labels::new())
+            .await
+            .expect("committed");
+        parent = layer.to_owned();
+    }
+    let ids = [(UID_MAPPING, "0:4000:1000"), (GID_MAPPING, "0:5000:1000")];
+    let ids: Labels = ids.map(|(label, map)| (label.to_owned(), map.to_owned())).into();
+    for (parent, view) in [("upper", false), ("upper", true), ("lower", false), ("lower", true)] {
+        let made = if view {
+            snapshotter.view(&ctx, "c", parent, ids.clone()).await
+        } else {
+            snapshotter.prepare(&ctx, "c", parent, ids.clone()).await
+        };
+        let mount = TempMount::new(&made.expect("made"), Access::Write).expect("mounted");
+        let seen = std::fs::metadata(mount.path().join("lower")).expect("there");
+        assert_eq!((seen.uid(), seen.gid()), (4007, 5008), "{parent} {view}");
+        mount.unmount().expect("unmounted");
+        snapshotter.remove(&ctx, "c").await.expect("removed");
+    }
+    for key in ["upper", "lower"] {
+        snapshotter.remove(&ctx, key).await.expect("removed");
+    }
+    assert_eq!(mounts_below(root.path()), [""; 0]);
 }
 
 #[tokio::test]

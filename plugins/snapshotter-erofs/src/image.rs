@@ -1,9 +1,8 @@
-//! EROFS images: made of a directory, mounted, and guarded against accidents.
+//! EROFS images: mounted, and guarded against accidents.
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
@@ -12,41 +11,8 @@ use orlop_plugin::mount::mount_one;
 use orlop_plugin::{Error, Result};
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags, statfs};
 
-const MKFS: &str = "mkfs.erofs";
 /// linux/magic.h.
 const EROFS: u64 = 0xe0f5_e1e2;
-
-/// The program that makes images.
-pub(crate) fn find_mkfs() -> Option<PathBuf> {
-    orlop_plugin::program::find(MKFS)
-}
-
-/// Makes `image` of what is in `directory`: durable, and whole or not at all. Blocks.
-pub(crate) fn make(mkfs: &Path, image: &Path, directory: &Path) -> Result<()> {
-    let new = image.with_extension("new");
-    let doing = || format!("make the EROFS image {} of {}", image.display(), directory.display());
-    // Data is not packed into metadata: what is mapped lies in pages.
-    let output = Command::new(mkfs)
-        .args(["--quiet", "-Enoinline_data"])
-        .args([&new, directory])
-        .output()
-        .map_err(|error| Error::io(format!("{}: start {}", doing(), mkfs.display()), &error))?;
-    if !output.status.success() {
-        let said = [output.stderr, output.stdout].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
-        return Err(Error::internal(format!(
-            "{}: {MKFS} ended with {}: {}",
-            doing(),
-            output.status,
-            said.join(" ")
-        )));
-    }
-    let placed = || -> io::Result<()> {
-        File::open(&new)?.sync_all()?;
-        std::fs::rename(&new, image)?;
-        image.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-    };
-    placed().map_err(|error| Error::io(doing(), &error))
-}
 
 /// Whether an image is mounted at `point`.
 pub(crate) fn is_mounted(point: &Path) -> bool {

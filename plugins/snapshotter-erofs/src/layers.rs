@@ -6,17 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use orlop_plugin::contract::{Mount, SnapshotKind, Usage};
+use orlop_plugin::erofs::{IMAGE, MARK, Mkfs};
 use orlop_plugin::mount::{Lazy, unmount};
-use orlop_plugin::snapshots::{Directories, Layers, Snapshot, disk_usage, remove_tree, root_owner};
+use orlop_plugin::snapshots::{Directories, Layers, Snapshot, disk_usage, map_options, remove_tree, root_owner};
 use orlop_plugin::{Error, Result};
 
 use crate::{image, verity};
 
 /// Snapshots as EROFS images under overlays.
 pub(crate) struct ErofsLayers {
-    mkfs: PathBuf,
+    mkfs: Mkfs,
     /// The user's options of every overlay.
     options: Vec<String>,
+    /// Whether mounts show a container's own ids.
+    maps_ids: bool,
     protection: Protection,
     /// One layer is mounted at a time, so that none is mounted twice.
     mounting: Mutex<()>,
@@ -40,7 +43,7 @@ fn work(directories: &Directories, id: u64) -> PathBuf {
 }
 
 fn image_in(directory: &Path) -> PathBuf {
-    directory.join("layer.erofs")
+    directory.join(IMAGE)
 }
 
 fn point_in(directory: &Path) -> PathBuf {
@@ -56,11 +59,12 @@ fn is_empty(directory: &Path) -> Result<bool> {
 // === impl ErofsLayers ===
 
 impl ErofsLayers {
-    /// Layers made by the program `mkfs`; `options` are the user's, for every overlay.
-    pub(crate) fn new(mkfs: PathBuf, options: Vec<String>, protection: Protection) -> Self {
+    /// Layers made by the program `mkfs`; `options` are the user's, for every overlay. `maps_ids`: whether mounts can show a container's own ids.
+    pub(crate) fn new(mkfs: Mkfs, options: Vec<String>, maps_ids: bool, protection: Protection) -> Self {
         Self {
             mkfs,
             options,
+            maps_ids,
             protection,
             mounting: Mutex::default(),
         }
@@ -117,7 +121,7 @@ impl Layers for ErofsLayers {
         Directories::make(&upper(directories, snapshot.id), 0o755)?;
         if snapshot.info.kind == SnapshotKind::Active {
             Directories::make(&work(directories, snapshot.id), 0o711)?;
-            let mark = directories.of(snapshot.id).join(".erofslayer");
+            let mark = directories.of(snapshot.id).join(MARK);
             std::fs::write(&mark, "").map_err(|error| Error::io(format!("write {}", mark.display()), &error))?;
         }
         self.own(directories, snapshot)
@@ -125,14 +129,20 @@ impl Layers for ErofsLayers {
 
     fn mounts(&self, directories: &Directories, snapshot: &Snapshot) -> Result<Vec<Mount>> {
         let view = snapshot.info.kind == SnapshotKind::View;
+        let mut options = if self.maps_ids {
+            map_options(&snapshot.info.labels)
+        } else {
+            Vec::new()
+        };
         match snapshot.parents.as_slice() {
             [] => {
                 let access = if view { "ro" } else { "rw" };
+                options.extend([access.to_owned(), "rbind".to_owned()]);
                 return Ok(vec![Mount {
                     kind: "bind".to_owned(),
                     source: upper(directories, snapshot.id).display().to_string(),
                     target: String::new(),
-                    options: vec![access.to_owned(), "rbind".to_owned()],
+                    options,
                 }]);
             }
             // An overlay needs two layers: one by itself is mounted as it is.
@@ -141,11 +151,12 @@ impl Layers for ErofsLayers {
                 if self.protection.verity {
                     verity::check(&image)?;
                 }
-                return Ok(vec![image::mount_of(&image)]);
+                let mut mount = image::mount_of(&image);
+                mount.options.extend(options);
+                return Ok(vec![mount]);
             }
             _ => {}
         }
-        let mut options = Vec::new();
         if !view {
             options.push(format!("workdir={}", work(directories, snapshot.id).display()));
             options.push(format!("upperdir={}", upper(directories, snapshot.id).display()));
@@ -174,7 +185,7 @@ impl Layers for ErofsLayers {
         let image = image_in(&directories.of(snapshot.id));
         // An EROFS differ leaves an image and nothing in the upper directory. Files in it are newer than any image.
         if !image.exists() || !is_empty(&fs)? {
-            image::make(&self.mkfs, &image, &fs)?;
+            self.mkfs.of_directory(&image, &fs)?;
         }
         if self.protection.verity {
             verity::enable(&image)

@@ -23,6 +23,8 @@ mod verity;
 
 use std::path::Path;
 
+use orlop_plugin::erofs::Mkfs;
+use orlop_plugin::mount::maps_ids;
 use orlop_plugin::snapshots::{LayeredSnapshotter, Removal, plugin_root, tells_types};
 use orlop_plugin::{Error, InitContext, InitError, Instance, Registration, Result, blocking, kind};
 use serde::{Deserialize, Serialize};
@@ -73,21 +75,31 @@ async fn start(context: InitContext) -> Result<Instance, InitError> {
     if !kernel.split_whitespace().any(|word| word == "erofs") {
         return Err(InitError::Skip("EROFS unsupported, please `modprobe erofs`".to_owned()));
     }
-    let Some(mkfs) = image::find_mkfs() else {
+    let Some(mkfs) = blocking(|| Ok(Mkfs::find())).await? else {
         return Err(InitError::Skip(
             "mkfs.erofs, which makes the images of layers, is not there: install erofs-utils".to_owned(),
         ));
     };
     let root = plugin_root(&context, &config.root_path)?;
     let checked = root.clone();
-    blocking(move || fits(&checked, config.enable_fsverity)).await?;
+    let maps_ids = blocking(move || {
+        fits(&checked, config.enable_fsverity)?;
+        Ok(maps_ids(&checked))
+    })
+    .await?;
     let protection = Protection {
         verity: config.enable_fsverity,
         immutable: config.set_immutable,
     };
-    let layers = ErofsLayers::new(mkfs, config.ovl_mount_options, protection);
+    let layers = ErofsLayers::new(mkfs, config.ovl_mount_options, maps_ids, protection);
     let snapshotter = LayeredSnapshotter::open(&root, layers, Removal::AtOnce).await?;
-    Ok(snapshotter.into_instance(&root))
+    let mut instance = snapshotter.into_instance(&root);
+    // containerd's words: a container with ids of its own gets them from the kernel, and never from a copy with other owners.
+    instance.capabilities = vec!["only-remap-ids".to_owned()];
+    if maps_ids {
+        instance.capabilities.push("remap-ids".to_owned());
+    }
+    Ok(instance)
 }
 
 /// Whether this release does what is configured.

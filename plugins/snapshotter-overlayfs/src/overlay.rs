@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::PathBuf;
 
 use orlop_plugin::contract::{Mount, SnapshotInfo, SnapshotKind, Usage};
-use orlop_plugin::snapshots::{Directories, Layers, Snapshot, disk_usage, root_owner};
+use orlop_plugin::snapshots::{Directories, Layers, Snapshot, disk_usage, map_options, root_owner};
 use orlop_plugin::{Error, Result};
 
 use crate::probe::Support;
@@ -15,6 +15,8 @@ const UPPERDIR_LABEL: &str = "containerd.io/snapshot/overlay.upperdir";
 /// Snapshots as overlays.
 pub(crate) struct Overlay {
     upperdir_label: bool,
+    /// Whether mounts show a container's own ids.
+    maps_ids: bool,
     /// The options of every overlay.
     options: Vec<String>,
 }
@@ -23,12 +25,13 @@ fn upper(directories: &Directories, id: u64) -> PathBuf {
     directories.of(id).join("fs")
 }
 
-fn bind(source: PathBuf, access: &str) -> Vec<Mount> {
+fn bind(source: PathBuf, mut options: Vec<String>, access: &str) -> Vec<Mount> {
+    options.extend([access.to_owned(), "rbind".to_owned()]);
     vec![Mount {
         kind: "bind".to_owned(),
         source: source.display().to_string(),
         target: String::new(),
-        options: vec![access.to_owned(), "rbind".to_owned()],
+        options,
     }]
 }
 
@@ -47,6 +50,7 @@ impl Overlay {
         all.extend(options);
         Self {
             upperdir_label,
+            maps_ids: support.maps_ids,
             options: all,
         }
     }
@@ -78,17 +82,22 @@ impl Layers for Overlay {
     }
 
     fn mounts(&self, directories: &Directories, snapshot: &Snapshot) -> Result<Vec<Mount>> {
+        let mut options = if self.maps_ids {
+            map_options(&snapshot.info.labels)
+        } else {
+            Vec::new()
+        };
         // An overlay needs two layers: one by itself is bound.
         let view = snapshot.info.kind == SnapshotKind::View;
         match snapshot.parents.as_slice() {
             [] => {
                 let access = if view { "ro" } else { "rw" };
-                return Ok(bind(upper(directories, snapshot.id), access));
+                return Ok(bind(upper(directories, snapshot.id), options, access));
             }
-            [parent] if view => return Ok(bind(upper(directories, *parent), "ro")),
+            [parent] if view => return Ok(bind(upper(directories, *parent), options, "ro")),
             _ => {}
         }
-        let mut options = self.options.clone();
+        options.extend(self.options.iter().cloned());
         if !view {
             let work = directories.of(snapshot.id).join("work");
             options.push(format!("workdir={}", work.display()));
@@ -124,13 +133,19 @@ impl Layers for Overlay {
 mod tests {
     use super::*;
     use orlop_plugin::contract::Labels;
+    use orlop_plugin::snapshots::{GID_MAPPING, UID_MAPPING};
     use std::path::Path;
     use std::time::SystemTime;
 
     fn mounts(options: &[&str], kind: SnapshotKind, parents: &[u64]) -> String {
+        mounts_with(options, kind, parents, Labels::new())
+    }
+
+    fn mounts_with(options: &[&str], kind: SnapshotKind, parents: &[u64], labels: Labels) -> String {
         let support = Support {
             index_off: true,
             userxattr: false,
+            maps_ids: true,
         };
         let overlay = Overlay::new(support, false, options.iter().map(ToString::to_string).collect());
         let now = SystemTime::now();
@@ -140,7 +155,7 @@ mod tests {
                 kind,
                 name: "x".into(),
                 parent: String::new(),
-                labels: Labels::new(),
+                labels,
                 created: now,
                 updated: now,
             },
@@ -168,6 +183,24 @@ mod tests {
         assert_eq!(
             mounts(&[], View, &[3, 2, 1]),
             "overlay overlay index=off,lowerdir=/r/snapshots/3/fs:/r/snapshots/2/fs:/r/snapshots/1/fs"
+        );
+    }
+
+    #[test]
+    fn a_containers_ids_are_mapped_in_each_kind_of_mount() {
+        use SnapshotKind::{Active, View};
+        let labels =
+            Labels::from([(UID_MAPPING, "0:5:10"), (GID_MAPPING, "0:6:10")].map(|(k, v)| (k.into(), v.into())));
+        let mounts = |kind, parents: &[u64]| mounts_with(&[], kind, parents, labels.clone());
+        let maps = "uidmap=0:5:10,gidmap=0:6:10";
+        assert_eq!(mounts(Active, &[]), format!("bind /r/snapshots/9/fs {maps},rw,rbind"));
+        assert_eq!(mounts(View, &[3]), format!("bind /r/snapshots/3/fs {maps},ro,rbind"));
+        assert_eq!(
+            mounts(Active, &[3]),
+            format!(
+                "overlay overlay {maps},index=off,workdir=/r/snapshots/9/work,upperdir=/r/snapshots/9/fs,\
+                 lowerdir=/r/snapshots/3/fs"
+            )
         );
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use orlop_plugin::mount::maps_ids;
 use orlop_plugin::snapshots::tells_types;
 use orlop_plugin::{Error, Result};
 
@@ -22,6 +23,8 @@ pub(crate) struct Support {
     pub(crate) index_off: bool,
     /// `userxattr`: a user namespace may not use `trusted.overlay.*`.
     pub(crate) userxattr: bool,
+    /// Layers can be mounted with the ids of a container (`remap-ids`).
+    pub(crate) maps_ids: bool,
 }
 
 /// What was found.
@@ -58,6 +61,7 @@ fn try_in(root: &Path, here: &Path) -> Result<Answer> {
     let mut support = Support {
         userxattr: in_user_namespace() && !on_tmpfs(root)? && overlay(here, "userxattr,").is_ok(),
         index_off: false,
+        maps_ids: maps_ids(here),
     };
     if !support.userxattr
         && let Err(error) = overlay(here, "")

@@ -7,7 +7,7 @@ use orlop_tests::{Daemon, build_directory, built, command};
 
 /// The libraries that this tree builds, with what is in them, and how that fares on a machine with nothing configured and no file system
 /// but the usual ones.
-const LIBRARIES: [(&str, &str, &str, &str); 12] = [
+const LIBRARIES: [(&str, &str, &str, &str); 13] = [
     (
         "io.containerd.snapshotter.v1",
         "overlayfs",
@@ -56,6 +56,7 @@ const LIBRARIES: [(&str, &str, &str, &str); 12] = [
         "liborlop_snapshotter_devmapper.so",
         "error",
     ),
+    ("io.containerd.differ.v1", "erofs", "liborlop_differ_erofs.so", "ok"),
     ("io.containerd.gc.v1", "scheduler", "liborlop_gc_scheduler.so", "ok"),
     ("io.containerd.transfer.v1", "local", "liborlop_transfer_local.so", "ok"),
     ("io.containerd.nri.v1", "nri", "liborlop_nri.so", "skip"),

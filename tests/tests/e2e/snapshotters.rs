@@ -1,10 +1,12 @@
 //! Containers on snapshotters other than the default one.
 
+use std::path::PathBuf;
+
 use orlop_plugin::contract::Mount;
 use orlop_plugin::mount::mount_one;
 use orlop_plugin::testkit::image;
-use orlop_tests::image::BUSYBOX;
-use orlop_tests::{Daemon, Output};
+use orlop_tests::image::{BUSYBOX, layered};
+use orlop_tests::{Daemon, Output, built, program};
 
 /// One of two clients.
 type Ctr = fn(&Daemon, &str) -> Output;
@@ -109,6 +111,71 @@ fn on_erofs() {
         daemon.ctr("snapshots --snapshotter erofs ls").ok().lines().count() == 1
     });
     daemon.stop();
+}
+
+/// Runs a container of an image with `layers` layers over busybox, by `client`, and looks at what came of them.
+fn layers_are_one_root(daemon: &Daemon, client: PathBuf, snapshotter: &str, id: &str, layers: usize) {
+    let script = "/bin/cat /top; /bin/ls /only; /bin/ls /layers | /bin/wc -l";
+    let mut command = daemon.command(client);
+    command.args(["run", "--rm", "--snapshotter", snapshotter, BUSYBOX, id]);
+    let output = orlop_tests::command::run(command.args(["/bin/sh", "-c", script]));
+    assert_eq!(output.ok(), format!("{layers}\n{layers}\n{}\n", layers.div_ceil(2)));
+}
+
+/// The options of such an overlay take six pages; every client and shim shortens them, or gives the kernel one layer at a time.
+#[test]
+fn three_hundred_layers_run() {
+    const LAYERS: usize = 300;
+    let daemon = Daemon::orlop().start();
+    let archive = layered(&daemon.path(""), BUSYBOX, daemon.namespace(), LAYERS);
+    daemon.ctr(&format!("images import {}", archive.display())).ok();
+    layers_are_one_root(&daemon, built("ctr"), "overlayfs", "ours", LAYERS);
+    layers_are_one_root(&daemon, program("ctr"), "overlayfs", "debians", LAYERS);
+    // And as the client mounts it.
+    let target = daemon.path("mounted");
+    std::fs::create_dir(&target).unwrap();
+    daemon.ctr(&format!("images mount {BUSYBOX} {}", target.display())).ok();
+    assert_eq!(
+        std::fs::read_to_string(target.join("top")).unwrap(),
+        format!("{LAYERS}\n")
+    );
+    daemon.ctr(&format!("images unmount --rm {}", target.display())).ok();
+}
+
+/// Nobody but the EROFS differ is there to apply anything: by the transfer service for our client, by the diff service for Debian's.
+#[test]
+fn on_erofs_by_its_differ() {
+    const LAYERS: usize = 5;
+    let daemon = Daemon::orlop()
+        .config(
+            "[plugins.\"io.containerd.service.v1.diff-service\"]\ndefault = [\"erofs\"]\n\
+             [plugins.\"io.containerd.differ.v1.erofs\"]\nmkfs_options = [\"-zlz4\"]\n\
+             [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n\
+             platform = \"linux\"\nsnapshotter = \"erofs\"\ndiffer = \"erofs\"",
+        )
+        .start();
+    for (id, client) in [("ours", built("ctr")), ("debians", program("ctr"))] {
+        let archive = layered(
+            &daemon.path(""),
+            BUSYBOX,
+            &format!("{}-{id}", daemon.namespace()),
+            LAYERS,
+        );
+        let mut import = daemon.command(client.clone());
+        import
+            .args(["images", "import", "--snapshotter", "erofs"])
+            .arg(&archive);
+        orlop_tests::command::run(&mut import).ok();
+        layers_are_one_root(&daemon, client, "erofs", id, LAYERS);
+    }
+    let snapshots = daemon.path("root/io.containerd.snapshotter.v1.erofs/snapshots");
+    let mut images = 0;
+    for snapshot in std::fs::read_dir(snapshots).unwrap().flatten() {
+        images += usize::from(snapshot.path().join("layer.erofs").exists());
+        assert!(!snapshot.path().join("layer.unpacked").exists());
+    }
+    // Those of the first import may have been collected: the second has taken its name.
+    assert!(images > LAYERS, "{images}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What every snapshotter owes its callers.
 
+mod files;
 mod labels;
 mod layers;
 mod load;
@@ -32,6 +33,7 @@ pub async fn snapshotter(snapshotter: Arc<dyn Snapshotter>) {
     rules::run(&kit, &mut suite).await;
     labels::run(&kit, &mut suite).await;
     layers::run(&kit, &mut suite).await;
+    files::run(&kit, &mut suite).await;
     load::run(&kit, &mut suite).await;
     suite
         .check("what was removed is gone", kit.nothing_is_left(before))

@@ -1,72 +1,73 @@
-//! Making a layer of what differs between two sets of mounts, into the content store.
+//! The ground of differs: making a layer of what differs between two sets of mounts, into the content store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use orlop_plugin::contract::{
-    CommitOptions, Comparer, ContentStore, Ctx, Descriptor, DiffOptions, Digest, IngestWriter, Labels, Mount,
-    WriterOptions, async_trait,
+use crate::contract::{
+    CommitOptions, ContentStore, Ctx, Descriptor, DiffOptions, Digest, IngestWriter, Labels, Mount, WriterOptions,
 };
-use orlop_plugin::layer::{self, Compression, LABEL_UNCOMPRESSED, Made, MakeOptions};
-use orlop_plugin::mount::{Access, TempMount};
-use orlop_plugin::{Error, Result, blocking};
-
-use crate::Walking;
+use crate::layer::{self, Compression, LABEL_UNCOMPRESSED, Made, MakeOptions};
+use crate::mount::{Access, TempMount};
+use crate::{Error, Result, blocking};
 
 /// What is made when nobody says what.
 const DEFAULT_MEDIA_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-#[async_trait]
-impl Comparer for Walking {
-    async fn diff(&self, ctx: &Ctx, lower: Vec<Mount>, upper: Vec<Mount>, options: DiffOptions) -> Result<Descriptor> {
-        let media_type = match options.media_type.as_str() {
-            "" => DEFAULT_MEDIA_TYPE.to_owned(),
-            given => given.to_owned(),
-        };
-        let compression = Compression::to_make(&media_type).ok_or_else(|| {
-            Error::unimplemented(format!(
-                "the walking differ makes no layers of media type {media_type:?}"
-            ))
-        })?;
-        let content = self.host.content()?;
-        let own_reference = options.reference.is_empty();
-        let reference = if own_reference {
-            unique_reference()
-        } else {
-            options.reference
-        };
-        let writer = WriterOptions {
-            reference: reference.clone(),
-            ..WriterOptions::default()
-        };
-        let mut ingest = content.writer(ctx, writer).await?;
-        let make = MakeOptions {
-            clamp_mtime: options.source_date_epoch,
-        };
-        let made = fill(&mut *ingest, lower, upper, make, compression).await;
-        let stored = match made {
-            Ok(made) => commit(&*content, ctx, ingest, &made, options.labels).await,
-            Err(error) => {
-                // Let go of the ingest: while a writer has it, it cannot be aborted.
-                drop(ingest);
-                Err(error)
+/// Writes what differs between `lower` and `upper` into `content` as a layer, and returns its descriptor: what [`Comparer::diff`] is to do.
+///
+/// `Unimplemented` for a media type that no layer is made with here.
+///
+/// [`Comparer::diff`]: crate::contract::Comparer::diff
+pub async fn compare(
+    content: Arc<dyn ContentStore>,
+    ctx: &Ctx,
+    lower: Vec<Mount>,
+    upper: Vec<Mount>,
+    options: DiffOptions,
+) -> Result<Descriptor> {
+    let media_type = match options.media_type.as_str() {
+        "" => DEFAULT_MEDIA_TYPE.to_owned(),
+        given => given.to_owned(),
+    };
+    let compression = Compression::to_make(&media_type)
+        .ok_or_else(|| Error::unimplemented(format!("no layers of media type {media_type:?} are made here")))?;
+    let own_reference = options.reference.is_empty();
+    let reference = if own_reference {
+        unique_reference()
+    } else {
+        options.reference
+    };
+    let writer = WriterOptions {
+        reference: reference.clone(),
+        ..WriterOptions::default()
+    };
+    let mut ingest = content.writer(ctx, writer).await?;
+    let make = MakeOptions {
+        clamp_mtime: options.source_date_epoch,
+    };
+    let made = fill(&mut *ingest, lower, upper, make, compression).await;
+    let stored = match made {
+        Ok(made) => commit(&*content, ctx, ingest, &made, options.labels).await,
+        Err(error) => {
+            // Let go of the ingest: while a writer has it, it cannot be aborted.
+            drop(ingest);
+            Err(error)
+        }
+    };
+    match stored {
+        Ok((digest, size)) => Ok(Descriptor {
+            media_type,
+            digest,
+            size,
+            annotations: BTreeMap::new(),
+        }),
+        Err(error) => {
+            // An ingest that the caller named is the caller's.
+            if own_reference {
+                abort(&content, ctx, &reference).await;
             }
-        };
-        match stored {
-            Ok((digest, size)) => Ok(Descriptor {
-                media_type,
-                digest,
-                size,
-                annotations: BTreeMap::new(),
-            }),
-            Err(error) => {
-                // An ingest that the caller named is the caller's.
-                if own_reference {
-                    abort(&content, ctx, &reference).await;
-                }
-                Err(error.context("make a layer"))
-            }
+            Err(error.context("make a layer"))
         }
     }
 }
