@@ -32,7 +32,7 @@ impl Registry {
     /// # Panics
     /// When it does not start.
     pub fn start_in(directory: &Path) -> Self {
-        Self::configured(tempfile::tempdir_in(directory).expect("a directory"), "")
+        Self::configured(tempfile::tempdir_in(directory).expect("a directory"), "", "")
     }
 
     /// The same for one that asks for a name and a password.
