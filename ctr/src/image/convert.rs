@@ -58,7 +58,7 @@ pub struct ConvertArgs {
 pub async fn convert(client: &Client, args: &ConvertArgs) -> Result<()> {
     ensure!(
         args.erofs.is_none(),
-        "--erofs is not supported: no differ makes EROFS layers; the erofs snapshotter makes its images when it unpacks"
+        "--erofs is not supported: this client does not make EROFS layers; the erofs snapshotter makes its images by itself"
     );
     let lease = client.lease().await?;
     let done = leased(lease.client(), args).await;
