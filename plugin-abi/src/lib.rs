@@ -10,6 +10,8 @@
 pub mod api;
 pub mod channel;
 pub mod contract;
+#[cfg(feature = "database")]
+pub mod database;
 #[cfg(all(feature = "layer", feature = "mount"))]
 pub mod differ;
 pub mod duration;

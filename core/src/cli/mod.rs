@@ -1,8 +1,9 @@
-//! `orlopd`'s own commands: run (the default), `config`, `plugin`, `publish`.
+//! `orlopd`'s own commands: run (the default), `config`, `plugin`, `publish`, `check`, `repair`.
 
 mod config;
 mod plugin;
 mod publish;
+mod store;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,6 +49,10 @@ enum Command {
     /// Work with plugin libraries
     #[command(subcommand)]
     Plugin(plugin::Command),
+    /// Check the databases under the root while no daemon runs; every problem is one line
+    Check,
+    /// Mend the databases under the root while no daemon runs, from their last whole commit or copy
+    Repair,
     /// Publish an event that is read, as a protobuf Any, from standard input
     Publish(publish::Publish),
 }
@@ -59,6 +64,8 @@ pub fn main() -> ExitCode {
         Some(Command::Config(command)) => command.run(&cli.flags),
         Some(Command::Plugin(command)) => command.run(&cli.flags),
         Some(Command::Publish(publish)) => publish.run(&cli.flags),
+        Some(Command::Check) => store::check(&cli.flags),
+        Some(Command::Repair) => store::repair(&cli.flags),
         None => run(&cli.flags),
     };
     match result {

@@ -5,6 +5,7 @@
 //!   commit    Layers::commit ─▶ record renamed ─▶ Layers::settle          a crash before the record is renamed leaves an active snapshot
 //!   remove    record gone ─▶ directory removed (at once, or by cleanup)   a crash in between leaves ID without a record
 //!   start     every ID without a record is removed, in the background
+//!   damage    the records are rebuilt from the directories first, and what has none then is kept
 //! ```
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use super::rebuild;
 use super::records::{Records, Snapshot, Stored};
 use super::store::lock;
 use super::usage::disk_usage;
@@ -136,6 +138,17 @@ impl Directories {
         self.0.join(id.to_string())
     }
 
+    /// The numbers of those that are there.
+    pub(super) fn numbers(&self) -> Result<BTreeSet<u64>> {
+        let doing = |error| Error::io(format!("list {}", self.0.display()), &error);
+        let mut ids = BTreeSet::new();
+        for entry in std::fs::read_dir(&self.0).map_err(doing)? {
+            let name = entry.map_err(doing)?.file_name();
+            ids.extend(name.to_str().and_then(|name| name.parse::<u64>().ok()));
+        }
+        Ok(ids)
+    }
+
     /// Makes a directory inside a snapshot's with exactly this mode, whatever the process's umask is.
     pub fn make(path: &Path, mode: u32) -> Result<()> {
         let doing = || format!("make the directory {}", path.display());
@@ -159,8 +172,10 @@ impl<L: Layers> LayeredSnapshotter<L> {
         let inner = blocking(move || {
             let directories = Directories::under(&root);
             private_directory(&directories.0)?;
+            let records = Records::open(&root)?;
+            rebuild::rebuild(&records, &directories)?;
             Ok(Arc::new(Inner {
-                records: Records::open(&root)?,
+                records,
                 directories,
                 layers,
                 removal,
@@ -221,7 +236,12 @@ impl<L: Layers> Snapshotter for LayeredSnapshotter<L> {
 
     async fn update(&self, _: &Ctx, info: SnapshotInfo, fields: &[String]) -> Result<SnapshotInfo> {
         let (inner, fields) = (Arc::clone(&self.0), fields.to_owned());
-        let stored = blocking(move || inner.records.update(info, &fields)).await?;
+        let stored = blocking(move || {
+            let stored = inner.records.update(info, &fields)?;
+            rebuild::note_stored(&inner.directories, &stored);
+            Ok(stored)
+        })
+        .await?;
         Ok(self.described(stored))
     }
 
@@ -265,6 +285,7 @@ impl<L: Layers> Snapshotter for LayeredSnapshotter<L> {
         let (inner, key) = (Arc::clone(&self.0), key.to_owned());
         blocking(move || {
             let removed = inner.records.remove(&key)?;
+            rebuild::note_removed(&inner.directories.of(removed.id));
             if inner.removal == Removal::AtOnce {
                 inner.unmake(removed.id);
             }
@@ -300,6 +321,7 @@ impl<L: Layers> Inner<L> {
             .map_err(|error| error.context(format_args!("make snapshot {key}")))
             .and_then(|()| self.layers.mounts(&self.directories, &snapshot))
             .and_then(|mounts| {
+                rebuild::note(&directory, snapshot.id, &snapshot.info, Usage::default());
                 self.records
                     .insert(&snapshot, vec![directory, self.directories.0.clone()])?;
                 Ok(mounts)
@@ -332,7 +354,8 @@ impl<L: Layers> Inner<L> {
             .layers
             .commit(&self.directories, &snapshot)
             .map_err(|error| error.context(format_args!("commit snapshot {key}")))
-            .and_then(|usage| self.records.commit(name, key, labels, usage));
+            .and_then(|usage| self.records.commit(name, key, labels, usage))
+            .inspect(|stored| rebuild::note_stored(&self.directories, stored));
         let after = match &committed {
             Ok(_) => self.layers.settle(&self.directories, &snapshot),
             Err(_) => self.layers.revert(&self.directories, &snapshot),
@@ -355,7 +378,8 @@ impl<L: Layers> Inner<L> {
     fn clean(&self) -> Result<()> {
         let _alone = lock(&self.cleaning);
         // In this order: a directory seen here is either still being made, or recorded, or garbage.
-        let mut found = self.numbered_directories()?;
+        let mut found = self.directories.numbers()?;
+        found.retain(|id| *id >= self.records.first_id());
         for id in lock(&self.making).iter() {
             found.remove(id);
         }
@@ -365,22 +389,13 @@ impl<L: Layers> Inner<L> {
         for id in self.records.ids()? {
             found.remove(&id);
         }
+        for id in self.records.store.kept()? {
+            found.remove(&id);
+        }
         for id in found {
             self.unmake(id);
         }
         Ok(())
-    }
-
-    /// The ids of the directories that are there and are ours.
-    fn numbered_directories(&self) -> Result<BTreeSet<u64>> {
-        let doing = |error| Error::io(format!("list {}", self.directories.0.display()), &error);
-        let mut ids = BTreeSet::new();
-        for entry in std::fs::read_dir(&self.directories.0).map_err(doing)? {
-            let name = entry.map_err(doing)?.file_name();
-            let id = name.to_str().and_then(|name| name.parse::<u64>().ok());
-            ids.extend(id.filter(|id| *id >= self.records.first_id()));
-        }
-        Ok(ids)
     }
 }
 

@@ -17,6 +17,7 @@ mod directory_types;
 mod id_map;
 mod layered;
 mod operations;
+mod rebuild;
 mod record;
 mod records;
 mod store;
@@ -28,6 +29,7 @@ pub use copy::copy_contents;
 pub use directory_types::tells_types;
 pub use id_map::{map_options, root_owner};
 pub use layered::{Directories, LayeredSnapshotter, Layers, Removal, plugin_root, remove_tree};
+pub use rebuild::{check, repair};
 pub use records::{Records, Snapshot, Stored};
 pub use usage::disk_usage;
 

@@ -73,16 +73,7 @@ pub(super) fn insert(tables: &mut Tables<'_>, snapshot: &Snapshot) -> Result<(),
         ))
         .into());
     }
-    let record = Record {
-        id: snapshot.id,
-        kind: Kind::from(info.kind) as i32,
-        parent: info.parent.clone(),
-        labels: info.labels.clone(),
-        created: nanoseconds(info.created),
-        updated: nanoseconds(info.updated),
-        inodes: 0,
-        size: 0,
-    };
+    let record = Record::of(snapshot.id, info, Usage::default());
     let next = tables
         .facts
         .get(NEXT_ID)?

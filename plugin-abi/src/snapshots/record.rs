@@ -46,6 +46,20 @@ pub(super) enum Kind {
 // === impl Record ===
 
 impl Record {
+    /// What is recorded of a snapshot.
+    pub(super) fn of(id: u64, info: &SnapshotInfo, usage: Usage) -> Self {
+        Self {
+            id,
+            kind: Kind::from(info.kind) as i32,
+            parent: info.parent.clone(),
+            labels: info.labels.clone(),
+            created: nanoseconds(info.created),
+            updated: nanoseconds(info.updated),
+            inodes: usage.inodes,
+            size: usage.size,
+        }
+    }
+
     pub(super) fn decode_from(name: &str, bytes: &[u8]) -> Result<Self> {
         Self::decode(bytes)
             .map_err(|error| Error::data_loss(format!("the record of snapshot {name} is damaged: {error}")))

@@ -11,11 +11,12 @@ use super::operations::{self, existing, named};
 use super::record::{Record, chosen, nanoseconds, time, without_empty};
 use super::store::{FIRST_ID, NEXT_ID, Refusal, Store};
 use crate::contract::{Labels, SnapshotInfo, SnapshotKind, Usage};
+use crate::database::Past;
 use crate::filter::Filters;
 use crate::{Error, Result};
 
 /// The database's name under a snapshotter's root.
-const FILE: &str = "metadata.redb";
+pub(super) const FILE: &str = "metadata.redb";
 
 /// A snapshot with what it stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,9 +45,11 @@ pub struct Stored {
 /// Reads see what is committed, wait for nobody and touch a handful of cached pages. Writes block until they are durable: call them
 /// inside [`crate::blocking`]. Those that come together share one commit.
 pub struct Records {
-    store: Store,
+    pub(super) store: Store,
     next_id: AtomicU64,
-    first_id: u64,
+    first_id: AtomicU64,
+    /// Whether the database was damaged, or is new.
+    pub(super) past: Past,
 }
 
 // === impl Records ===
@@ -57,13 +60,23 @@ impl Records {
     /// Ids of a new database begin above every numbered directory in `ROOT/snapshots`: whoever kept snapshots there before (containerd,
     /// say, on the same root) keeps them.
     pub fn open(root: &Path) -> Result<Self> {
-        let store = Store::open(&root.join(FILE), || Ok(highest_number(&root.join("snapshots"))? + 1))?;
-        let fact = |name| Ok::<u64, Error>(store.fact(name)?.unwrap_or(1));
-        Ok(Self {
-            next_id: AtomicU64::new(fact(NEXT_ID)?),
-            first_id: fact(FIRST_ID)?,
+        let (store, past) = Store::open(&root.join(FILE), || Ok(highest_number(&root.join("snapshots"))? + 1))?;
+        let records = Self {
+            next_id: AtomicU64::new(1),
+            first_id: AtomicU64::new(1),
             store,
-        })
+            past,
+        };
+        records.read_facts()?;
+        Ok(records)
+    }
+
+    /// Takes up the numbers that are kept beside the records.
+    pub(super) fn read_facts(&self) -> Result<()> {
+        let fact = |name| Ok::<u64, Error>(self.store.fact(name)?.unwrap_or(1));
+        self.next_id.store(fact(NEXT_ID)?, Ordering::Relaxed);
+        self.first_id.store(fact(FIRST_ID)?, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Lets go of the database, so that another instance can open it. Everything afterwards is `Unavailable`.
@@ -78,7 +91,7 @@ impl Records {
 
     /// The first number that was given out here.
     pub fn first_id(&self) -> u64 {
-        self.first_id
+        self.first_id.load(Ordering::Relaxed)
     }
 
     /// What is recorded of `key`.

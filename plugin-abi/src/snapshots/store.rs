@@ -5,14 +5,17 @@
 //! writes after, so one that is refused leaves nothing behind in its batch.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::backends::FileBackend;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError,
+    WriteTransaction,
+};
 
+use super::record::Record;
+use crate::database::{self, Copies, Past, Schema, copy_table};
 use crate::{Error, Result};
 
 type Name = &'static str;
@@ -22,20 +25,47 @@ const RECORDS: TableDefinition<Name, Bytes> = TableDefinition::new("snapshots");
 /// From a parent's id to its children's.
 const CHILDREN: TableDefinition<(u64, u64), ()> = TableDefinition::new("children");
 const FACTS: TableDefinition<Name, u64> = TableDefinition::new("facts");
+/// Directories that nobody knows the record of: a damaged database was replaced, and they are kept.
+const KEPT: TableDefinition<u64, ()> = TableDefinition::new("kept");
 
 /// The id that the next snapshot gets, or a higher one.
 pub(super) const NEXT_ID: Name = "next_id";
 /// The first id that was ever given out here: directories with lower numbers belong to somebody else.
 pub(super) const FIRST_ID: Name = "first_id";
 
-/// A record is some 200 bytes: a MiB holds the hot pages of thousands, and the kernel caches the rest.
-const CACHE_BYTES: usize = 1 << 20;
+/// The tables, for checks and copies.
+pub(super) struct Contents;
+
+impl Schema for Contents {
+    // A record is some 200 bytes: a MiB holds the hot pages of thousands, and the kernel caches the rest.
+    const CACHE: usize = 1 << 20;
+
+    fn check(tables: &ReadTransaction) -> Result<()> {
+        let table = match tables.open_table(RECORDS) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+            table => table.map_err(|error| failed("its records", error))?,
+        };
+        for entry in table.iter().map_err(|error| failed("its records", error))? {
+            let (name, bytes) = entry.map_err(|error| failed("its records", error))?;
+            Record::decode_from(name.value(), bytes.value())?;
+        }
+        Ok(())
+    }
+
+    fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), redb::Error> {
+        copy_table(RECORDS, from, to)?;
+        copy_table(CHILDREN, from, to)?;
+        copy_table(KEPT, from, to)?;
+        copy_table(FACTS, from, to)
+    }
+}
 
 /// The tables inside a write transaction.
 pub(super) struct Tables<'t> {
     pub(super) records: Table<'t, Name, Bytes>,
     pub(super) children: Table<'t, (u64, u64), ()>,
     pub(super) facts: Table<'t, Name, u64>,
+    pub(super) kept: Table<'t, u64, ()>,
 }
 
 /// Why an operation did not do what it was to.
@@ -77,6 +107,7 @@ pub(super) struct Store {
     database: RwLock<Option<Arc<Database>>>,
     queue: Mutex<Vec<Job>>,
     commit: Mutex<()>,
+    copies: Copies,
 }
 
 /// A lock whose holder panicked guards plain values that every holder leaves whole.
@@ -87,35 +118,10 @@ pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Store ===
 
 impl Store {
-    /// Opens the database at `path`, or makes it: then ids begin at `first_id()`. Blocks.
-    pub(super) fn open(path: &Path, first_id: impl FnOnce() -> Result<u64>) -> Result<Self> {
-        let doing = format!("open the snapshot records {}", path.display());
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| Error::io(&doing, &error))?;
-        let database = FileBackend::new(file)
-            .and_then(|file| {
-                Database::builder()
-                    .set_cache_size(CACHE_BYTES)
-                    .create_with_backend(file)
-            })
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => Error::unavailable(format!(
-                    "{doing}: somebody else has them open; is a second daemon running on the same root?"
-                )),
-                other => failed(&doing, other),
-            })?;
-        let store = Self {
-            path: path.to_owned(),
-            database: RwLock::new(Some(Arc::new(database))),
-            queue: Mutex::default(),
-            commit: Mutex::default(),
-        };
+    /// Opens the database at `path`, or makes it: then ids begin at `first_id()`. Also says whether it was damaged. Blocks.
+    pub(super) fn open(path: &Path, first_id: impl FnOnce() -> Result<u64>) -> Result<(Self, Past)> {
+        let (database, past) = database::open::<Contents>(path)?;
+        let store = Self::over(database, path);
         if store.fact(FIRST_ID)?.is_none() {
             let first = first_id()?;
             store.write(Vec::new(), move |tables| {
@@ -124,12 +130,37 @@ impl Store {
                 Ok(())
             })?;
         }
-        Ok(store)
+        Ok((store, past))
     }
 
-    /// Lets go of the file. What is asked for afterwards is `Unavailable`.
+    fn over(database: Database, path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            database: RwLock::new(Some(Arc::new(database))),
+            queue: Mutex::default(),
+            commit: Mutex::default(),
+            copies: Copies::of::<Contents>(path),
+        }
+    }
+
+    /// Says that what a damaged database lacked has been rebuilt.
+    pub(super) fn rebuilt(&self) {
+        database::rebuilt(&self.path);
+    }
+
+    /// Takes a last copy and lets go of the file. What is asked for afterwards is `Unavailable`.
     pub(super) fn close(&self) {
-        self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        // After the commit under way, and before any other.
+        let turn = lock(&self.commit);
+        let closed = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(turn);
+        let Some(database) = closed else { return };
+        self.copies.end(&database);
+        // A reader that still has it closes it, and the next opening checks.
+        if let Some(database) = Arc::into_inner(database) {
+            drop(database);
+            database::note_closed(&self.path);
+        }
     }
 
     fn database(&self) -> Result<Arc<Database>> {
@@ -154,13 +185,29 @@ impl Store {
         })
     }
 
+    /// The directories that nobody knows the record of and that are kept.
+    pub(super) fn kept(&self) -> Result<BTreeSet<u64>> {
+        let database = self.database()?;
+        let transaction = database.begin_read().map_err(|error| self.failed(error))?;
+        let table = match transaction.open_table(KEPT) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeSet::new()),
+            Err(error) => return Err(self.failed(error)),
+        };
+        let mut kept = BTreeSet::new();
+        for entry in table.iter().map_err(|error| self.failed(error))? {
+            kept.insert(entry.map_err(|error| self.failed(error))?.0.value());
+        }
+        Ok(kept)
+    }
+
     /// A number that is kept beside the records; none in a new database.
     pub(super) fn fact(&self, name: &str) -> Result<Option<u64>> {
         let database = self.database()?;
         let transaction = database.begin_read().map_err(|error| self.failed(error))?;
         let table = match transaction.open_table(FACTS) {
             Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
             Err(error) => return Err(self.failed(error)),
         };
         let fact = table.get(name).map_err(|error| self.failed(error))?;
@@ -220,7 +267,9 @@ impl Store {
         }
         let committed = sync(&made).and_then(|()| {
             let database = self.database()?;
-            commit(&database, runs).map_err(|error| self.failed(error))
+            commit(&database, runs).map_err(|error| self.failed(error))?;
+            self.copies.written(&database);
+            Ok(())
         });
         if let Err(error) = committed {
             for fail in fails {
@@ -241,6 +290,7 @@ fn commit(database: &Database, runs: Vec<Run>) -> Result<(), redb::Error> {
             records: transaction.open_table(RECORDS)?,
             children: transaction.open_table(CHILDREN)?,
             facts: transaction.open_table(FACTS)?,
+            kept: transaction.open_table(KEPT)?,
         };
         for run in runs {
             run(&mut tables)?;

@@ -7,6 +7,7 @@
 //! - [`store`]: the database; one table of [`record`]s, shared commits, views that never wait
 //! - [`namespaces`], [`images`], [`containers`], [`leases`]: records and nothing else
 //! - [`content`], [`snapshots`]: records of what a backend has; [`in_flight`] is what keeps the two together
+//! - [`recovery`]: what a damaged database lost, rebuilt from the backends
 //! - [`gc`]: what nobody refers to goes, first from the records, then from the backends
 
 mod containers;
@@ -19,6 +20,7 @@ mod leases;
 mod namespaces;
 mod publish;
 mod record;
+mod recovery;
 mod shared;
 mod snapshots;
 mod store;
@@ -29,6 +31,7 @@ mod fixture;
 use std::path::Path;
 use std::sync::Arc;
 
+use orlop_plugin::database::{self, Finding};
 use orlop_plugin::{Contracts, Error, InitContext, InitError, Instance, Registration, blocking, kind};
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +84,7 @@ async fn init(context: InitContext) -> Result<Instance, InitError> {
     };
     let root = context.root()?.to_owned();
     let path = root.join(DATABASE);
-    let store = blocking({
+    let (store, past) = blocking({
         let path = path.clone();
         move || {
             refuse_containerds(&root)?;
@@ -90,11 +93,23 @@ async fn init(context: InitContext) -> Result<Instance, InitError> {
     })
     .await?;
     let shared = Arc::new(Shared::new(store, context.host, policy == SHARED));
+    let state = context.state_path.parent().unwrap_or(Path::new("/"));
+    recovery::recover(&shared, &past, state).await?;
     Ok(Instance::new()
         .with_contracts(contracts(&shared))
         .export("policy", policy)
         .export("path", path.display())
         .on_shutdown(move || async move { shut_down(&shared).await }))
+}
+
+/// Checks the database in the plugin's directory and its copies without changing anything. Blocks.
+pub fn check(root: &Path) -> orlop_plugin::Result<Vec<Finding>> {
+    database::check::<store::Contents>(&root.join(DATABASE))
+}
+
+/// Mends the database in the plugin's directory and says what it did; the next start rebuilds what it lacks then. Blocks.
+pub fn repair(root: &Path) -> orlop_plugin::Result<Vec<String>> {
+    database::repair::<store::Contents>(&root.join(DATABASE))
 }
 
 /// Refuses a directory that is containerd's and not yet ours: a garbage collection that knows none of containerd's records would take

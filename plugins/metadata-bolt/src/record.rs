@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use orlop_plugin::Result;
 use orlop_plugin::contract::{Any, Labels};
+
+use crate::store::{Key, Kind, decode};
 
 /// A namespace.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -132,6 +135,29 @@ pub(crate) struct CommitIntent {
 pub(crate) struct SequenceRecord {
     #[prost(uint64, tag = "1")]
     pub(crate) last: u64,
+}
+
+/// Whether what is stored under `key` can be read. `DataLoss` when it cannot.
+pub(crate) fn check(key: &Key, value: &[u8]) -> Result<()> {
+    match key.kind() {
+        Kind::Namespace => decode::<NamespaceRecord>(key, value).map(drop),
+        Kind::Image => decode::<ImageRecord>(key, value).map(drop),
+        Kind::Container => decode::<ContainerRecord>(key, value).map(drop),
+        Kind::Lease => decode::<LeaseRecord>(key, value).map(drop),
+        Kind::Blob => decode::<BlobRecord>(key, value).map(drop),
+        Kind::Ingest => decode::<IngestRecord>(key, value).map(drop),
+        Kind::Snapshot => decode::<SnapshotRecord>(key, value).map(drop),
+        Kind::Sequence => decode::<SequenceRecord>(key, value).map(drop),
+        Kind::Adoption => decode::<AdoptionRecord>(key, value).map(drop),
+        Kind::Child | Kind::LeaseResource => Ok(()),
+    }
+}
+
+/// When the database was restored: what the backends have and it does not know of is adopted, not garbage.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct AdoptionRecord {
+    #[prost(int64, tag = "1")]
+    pub(crate) restored: i64,
 }
 
 /// Now, as stored.

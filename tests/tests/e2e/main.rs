@@ -10,6 +10,7 @@ mod clients;
 mod config;
 mod conformance;
 mod crash;
+mod damage;
 mod garbage;
 mod plugins;
 mod processors;

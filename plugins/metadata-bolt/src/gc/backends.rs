@@ -12,6 +12,7 @@ use orlop_plugin::contract::{Code, Ctx, Digest, SnapshotInfo, Snapshotter, colle
 
 use crate::in_flight::{self, InUse};
 use crate::record::{BlobRecord, IngestRecord, SnapshotRecord};
+use crate::recovery;
 use crate::shared::Shared;
 use crate::store::{Kind, Prefix, Reader, View, decode};
 
@@ -115,6 +116,7 @@ impl KnownContent {
 }
 
 async fn clean_content(shared: &Arc<Shared>) -> Result<()> {
+    recovery::before_cleaning_content(shared).await?;
     let (content, ctx) = (shared.content().await?, Ctx::daemon());
     let known = shared.store.read(KnownContent::read).await?;
     let mut unknown: Vec<Digest> = Vec::new();
@@ -188,6 +190,7 @@ fn known_snapshots(view: &View, snapshotter: &str) -> Result<HashSet<String>> {
 }
 
 async fn clean_snapshotter(shared: &Arc<Shared>, name: &str, snapshotter: &Arc<dyn Snapshotter>) -> Result<()> {
+    recovery::before_cleaning_snapshots(shared, name, snapshotter).await?;
     let ctx = Ctx::daemon();
     let look = |snapshotter: String| shared.store.read(move |view| known_snapshots(view, &snapshotter));
     let known = look(name.to_owned()).await?;

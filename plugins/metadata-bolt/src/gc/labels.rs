@@ -144,7 +144,9 @@ pub(super) fn record_references(key: &Key, value: &[u8], depth: Depth, push: &mu
             }
             return Ok(());
         }
-        Kind::Child | Kind::Lease | Kind::Namespace | Kind::Sequence | Kind::LeaseResource => return Ok(()),
+        Kind::Adoption | Kind::Child | Kind::Lease | Kind::Namespace | Kind::Sequence | Kind::LeaseResource => {
+            return Ok(());
+        }
     };
     if depth == Depth::Full {
         references(ns, &labels, &mut |target| push(target, Depth::Full));

@@ -71,7 +71,7 @@ impl Marks {
                         None => continue,
                     }
                 }
-                Kind::Child | Kind::Namespace | Kind::Sequence => continue,
+                Kind::Adoption | Kind::Child | Kind::Namespace | Kind::Sequence => continue,
                 _ => key,
             };
             self.reached.remove(&key);
@@ -161,7 +161,7 @@ impl Scan {
                         .extend(leases::resource_key(ns, kind, id).map(|key| (key, *depth)));
                 }
             }
-            Kind::Child | Kind::Namespace | Kind::Sequence => {}
+            Kind::Adoption | Kind::Child | Kind::Namespace | Kind::Sequence => {}
         }
         Ok(())
     }

@@ -28,6 +28,14 @@ pub(super) struct Queue {
     closed: bool,
 }
 
+// === impl Queue ===
+
+impl Queue {
+    pub(super) fn closed(&self) -> bool {
+        self.closed
+    }
+}
+
 // === impl Inner ===
 
 impl Inner {
@@ -102,7 +110,7 @@ impl Inner {
         acknowledge: &mut Vec<Acknowledge>,
         totals: &mut Totals,
     ) -> Result<()> {
-        let transaction = begin(&self.database)?;
+        let transaction = begin(self.database()?)?;
         let mut changed = false;
         {
             let mut table = transaction
@@ -146,8 +154,9 @@ impl Inner {
         }
         transaction.commit().map_err(|e| failed("commit to the metadata", e))?;
         let view =
-            std::sync::Arc::new(current(&self.database).map_err(|error: Error| error.context("after a commit"))?);
+            std::sync::Arc::new(current(self.database()?).map_err(|error: Error| error.context("after a commit"))?);
         *self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner) = view;
+        self.copies.written(self.database()?);
         Ok(())
     }
 }

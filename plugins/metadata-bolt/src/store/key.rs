@@ -6,6 +6,7 @@
 //!   C ns id                       a container            S ns snapshotter key        a snapshot
 //!   L ns id                       a lease                K ns snapshotter parent key a child of a snapshot
 //!   R ns lease type id            what a lease holds     Q                           the last reserved backend id
+//!   A backend                     a backend whose unknown objects were adopted since the database was restored; with no name: it was
 //! ```
 //!
 //! A namespace cannot hold a NUL; of the other parts all but the last are checked by who takes them from a client ([`no_nul`]), so
@@ -19,6 +20,7 @@ use orlop_plugin::{Error, Result};
 /// What a record is. The letters order the kinds in the table; `Lease` comes before `LeaseResource`, which marking relies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
+    Adoption,
     Blob,
     Container,
     Ingest,
@@ -44,6 +46,7 @@ pub(crate) struct Prefix(Box<str>);
 impl Kind {
     const fn letter(self) -> char {
         match self {
+            Self::Adoption => 'A',
             Self::Blob => 'B',
             Self::Container => 'C',
             Self::Ingest => 'G',
@@ -59,6 +62,7 @@ impl Kind {
 
     fn of_letter(letter: char) -> Option<Self> {
         Some(match letter {
+            'A' => Self::Adoption,
             'B' => Self::Blob,
             'C' => Self::Container,
             'G' => Self::Ingest,
@@ -123,6 +127,11 @@ impl Key {
 
     pub(crate) fn child(ns: &str, snapshotter: &str, parent: &str, key: &str) -> Self {
         Self::new(Kind::Child, &[ns, snapshotter, parent, key])
+    }
+
+    /// That the database was restored, or, with a name, that this backend was looked at since.
+    pub(crate) fn adoption(backend: &str) -> Self {
+        Self::new(Kind::Adoption, &[backend])
     }
 
     pub(crate) fn sequence() -> Self {

@@ -6,22 +6,24 @@
 //!   others of the batch never notice. It is acknowledged after the commit.
 //! - **Reading** goes to the [`View`] published after each commit. Point reads are done where they are asked for: they touch a handful of
 //!   pages that the cache or the kernel mostly has. Scans belong on the blocking pool ([`Store::read`], [`Store::stream`]).
-//! - **Opening** is quick after a crash too (redb's quick repair), and refuses a database of a newer schema.
+//! - **Opening** checks the file unless it was closed in order, takes a copy's records where it is damaged ([`orlop_plugin::database`]; what is
+//!   missing then is rebuilt by [`crate::recovery`]), and refuses a database of a newer schema.
 
 mod commit;
 mod draft;
 mod key;
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use orlop_plugin::contract::BoxStream;
+use orlop_plugin::database::{self, Copies, Past, Schema, copy_table};
 use orlop_plugin::{Error, Result, blocking, panic_message};
-use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    WriteTransaction,
+};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub(crate) use draft::{Draft, Reader, View, decode};
@@ -36,9 +38,6 @@ const FACTS: TableDefinition<&str, u64> = TableDefinition::new("facts");
 /// The layout of keys and records. A database of a lower version is migrated when it is opened, one of a higher version refused.
 const SCHEMA_VERSION: u64 = 1;
 const SCHEMA_VERSION_FACT: &str = "schema_version";
-
-/// redb's own default is a gigabyte. Hot pages fit in this; the kernel caches the rest.
-const CACHE_BYTES: usize = 4 << 20;
 
 /// How many backend ids one commit reserves.
 const ID_BLOCK: u64 = 4096;
@@ -65,7 +64,10 @@ pub(crate) struct Store {
 const LEADERS: u32 = 1024;
 
 struct Inner {
-    database: Database,
+    path: PathBuf,
+    /// There until it is dropped.
+    database: Option<Arc<Database>>,
+    copies: Copies,
     view: RwLock<Arc<View>>,
     queue: Mutex<Queue>,
     arrived: Condvar,
@@ -95,34 +97,20 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 // === impl Store ===
 
 impl Store {
-    /// Opens the database at `path`, made now if it is not there. Blocks.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let doing = format!("open the metadata database {}", path.display());
-        // Container specifications hold secrets: only root may read the file.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| Error::io(&doing, &error))?;
-        let database = FileBackend::new(file)
-            .and_then(|file| {
-                Database::builder()
-                    .set_cache_size(CACHE_BYTES)
-                    .create_with_backend(file)
-            })
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => Error::unavailable(format!(
-                    "{doing}: another process has it open; is a second daemon running on the same root?"
-                )),
-                other => failed(&doing, other),
-            })?;
-        prepare(&database).map_err(|error| error.context(&doing))?;
+    /// Opens the database at `path`, made now if it is not there, and says whether it was damaged. Blocks.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Past)> {
+        let (database, past) = database::open::<Contents>(path)?;
+        Ok((Self::over(database, path)?, past))
+    }
+
+    fn over(database: Database, path: &Path) -> Result<Self> {
+        prepare(&database)
+            .map_err(|error| error.context(format_args!("open the metadata database {}", path.display())))?;
         let view = Arc::new(current(&database)?);
         let inner = Arc::new(Inner {
-            database,
+            path: path.to_owned(),
+            database: Some(Arc::new(database)),
+            copies: Copies::of::<Contents>(path),
             view: RwLock::new(view),
             queue: Mutex::default(),
             arrived: Condvar::new(),
@@ -277,12 +265,64 @@ impl Store {
         }
         self.inner.close();
         drop(self.leading.acquire_many(LEADERS).await);
+        let inner = Arc::clone(&self.inner);
+        let copied = blocking(move || {
+            if let Some(database) = &inner.database {
+                inner.copies.end(database);
+            }
+            // Whatever is read meanwhile, nothing is written any more.
+            database::note_closed(&inner.path);
+            Ok(())
+        });
+        if let Err(error) = copied.await {
+            tracing::warn!(%error, "the last copy of the metadata was not taken");
+        }
+    }
+
+    /// Says that what a damaged database lacked has been rebuilt.
+    pub(crate) fn rebuilt(&self) {
+        database::rebuilt(&self.inner.path);
     }
 
     /// Stops noting what is stored.
     pub(crate) fn stop_journal(&self) {
         *lock(&self.inner.journal) = None;
     }
+}
+
+/// The tables, for checks and copies.
+pub(crate) struct Contents;
+
+impl Schema for Contents {
+    // Hot pages fit in this; the kernel caches the rest.
+    const CACHE: usize = 4 << 20;
+
+    fn check(tables: &ReadTransaction) -> Result<()> {
+        let objects = match tables.open_table(OBJECTS) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+            objects => objects.map_err(|e| failed("read the metadata", e))?,
+        };
+        let facts = tables.open_table(FACTS).map_err(|e| failed("read its facts", e))?;
+        let version = facts
+            .get(SCHEMA_VERSION_FACT)
+            .map_err(|e| failed("read its version", e))?;
+        supported(version.map_or(SCHEMA_VERSION, |version| version.value()))?;
+        View(objects).scan(&Prefix::all(), &mut |key, value| crate::record::check(&key, value))
+    }
+
+    fn copy(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), redb::Error> {
+        copy_table(OBJECTS, from, to)?;
+        copy_table(FACTS, from, to)
+    }
+}
+
+fn supported(version: u64) -> Result<()> {
+    if version > SCHEMA_VERSION {
+        return Err(Error::failed_precondition(format!(
+            "its schema has version {version}, and this daemon knows versions up to {SCHEMA_VERSION}: start a newer daemon"
+        )));
+    }
+    Ok(())
 }
 
 /// Makes the tables, and checks the version of the schema.
@@ -296,19 +336,13 @@ fn prepare(database: &Database) -> Result<()> {
             .map_err(|e| failed("read its version", e))?
             .map(|v| v.value());
         match version {
-            Some(version) if version > SCHEMA_VERSION => {
-                return Err(Error::failed_precondition(format!(
-                    "its schema has version {version}, and this daemon knows versions up to {SCHEMA_VERSION}: start a newer daemon"
-                )));
-            }
-            Some(_) => false,
-            None => {
-                facts
-                    .insert(SCHEMA_VERSION_FACT, SCHEMA_VERSION)
-                    .map_err(|e| failed("write its version", e))?;
-                true
-            }
+            Some(version) => supported(version)?,
+            None => facts
+                .insert(SCHEMA_VERSION_FACT, SCHEMA_VERSION)
+                .map(drop)
+                .map_err(|e| failed("write its version", e))?,
         }
+        version.is_none()
     };
     if !fresh {
         return transaction.abort().map_err(|e| failed("end its first transaction", e));
@@ -343,6 +377,12 @@ fn current(database: &Database) -> Result<View> {
 const MAX_PATIENCE: Duration = Duration::from_micros(500);
 
 impl Inner {
+    fn database(&self) -> Result<&Arc<Database>> {
+        self.database
+            .as_ref()
+            .ok_or_else(|| Error::unavailable("the metadata store is shutting down"))
+    }
+
     /// Commits batch after batch until nobody waits.
     fn lead(&self) {
         let (mut recent, mut patience) = (1, Duration::ZERO);
@@ -355,6 +395,19 @@ impl Inner {
                 tracing::error!(panic = panic_message(&*panic), "a commit of the metadata panicked");
             }
             patience = (begun.elapsed() / 4).min(MAX_PATIENCE);
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // redb writes once more when it closes.
+        if let Some(database) = self.database.take().and_then(Arc::into_inner) {
+            let closed = lock(&self.queue).closed();
+            drop(database);
+            if closed {
+                database::note_closed(&self.path);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::record::{LeaseRecord, NamespaceRecord};
 
 fn open() -> (tempfile::TempDir, Store) {
     let directory = tempfile::tempdir().expect("a directory");
-    let store = Store::open(&directory.path().join("meta.redb")).expect("a database");
+    let (store, _) = Store::open(&directory.path().join("meta.redb")).expect("a database");
     (directory, store)
 }
 
@@ -56,7 +56,7 @@ async fn writers_that_come_together_share_commits_and_see_each_other() {
     );
     store.close().await;
     drop(store);
-    let store = Store::open(&directory.path().join("meta.redb")).expect("opened again");
+    let (store, _) = Store::open(&directory.path().join("meta.redb")).expect("opened again");
     assert_eq!(store.view().load::<LeaseRecord>(&key).expect("read"), Some(lease(200)));
 }
 
@@ -158,7 +158,7 @@ async fn ids_are_never_given_out_twice_not_even_after_a_crash() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut seen = BTreeSet::new();
     for _ in 0..3 {
-        let store = Store::open(&directory.path().join("meta.redb")).expect("a database");
+        let (store, _) = Store::open(&directory.path().join("meta.redb")).expect("a database");
         let ids = join_all((0..50).map(|_| {
             let store = store.clone();
             tokio::spawn(async move { store.next_id().await.expect("an id") })
@@ -200,10 +200,10 @@ async fn the_journal_notes_what_is_stored_until_it_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_and_a_foreign_file_are_refused() {
+async fn a_newer_schema_is_refused_and_a_foreign_file_moved_aside() {
     let (directory, store) = open();
     let path = directory.path().join("meta.redb");
-    let transaction = begin(&store.inner.database).expect("begun");
+    let transaction = begin(store.inner.database().expect("open")).expect("begun");
     transaction
         .open_table(FACTS)
         .expect("opened")
@@ -219,7 +219,11 @@ async fn a_newer_schema_and_a_foreign_file_are_refused() {
     assert!(error.message.contains("newer daemon"), "{error}");
     let foreign = directory.path().join("foreign");
     std::fs::write(&foreign, "x".repeat(8192)).expect("written");
-    assert!(Store::open(&foreign).is_err());
+    let (_, past) = Store::open(&foreign).expect("opened");
+    let Past::Lost { aside: Some(aside), .. } = past else {
+        panic!("{past:?}")
+    };
+    assert_eq!(std::fs::read_to_string(aside).expect("kept"), "x".repeat(8192));
 }
 
 /// The file that a writer to be killed writes to.
@@ -230,7 +234,7 @@ const VICTIM: &str = "ORLOP_TEST_METADATA_VICTIM";
 #[ignore = "is run, and killed, by another test"]
 async fn writes_until_it_is_killed() {
     let Ok(path) = std::env::var(VICTIM) else { return };
-    let store = Store::open(Path::new(&path)).expect("a database");
+    let (store, _) = Store::open(Path::new(&path)).expect("a database");
     let writers = (0..8).map(|writer| {
         let store = store.clone();
         tokio::spawn(async move {
@@ -274,7 +278,7 @@ async fn what_was_acknowledged_survives_a_kill() {
         acknowledged.extend(ids.take(100 * round));
         victim.kill().expect("killed");
         victim.wait().expect("gone");
-        let store = Store::open(&path).expect("opened after a kill");
+        let (store, _) = Store::open(&path).expect("opened after a kill");
         let view = store.view();
         for id in &acknowledged {
             assert!(
