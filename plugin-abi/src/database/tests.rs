@@ -121,10 +121,12 @@ fn an_orderly_end_needs_no_check_and_a_crash_is_whole() {
         let (database, past) = place.open();
         assert_eq!((past, height(&database)), (Past::Whole, 20));
         assert_eq!(place.names(), ["meta.redb"]);
-        assert_eq!(
-            open::<Numbers>(&place.path()).expect_err("it is open").code,
-            crate::contract::Code::Unavailable
-        );
+        let busy = [
+            open::<Numbers>(&place.path()).map(drop).expect_err("it is open"),
+            check::<Numbers>(&place.path()).map(drop).expect_err("it is open"),
+        ];
+        assert_eq!(busy.map(|error| error.code), [crate::contract::Code::Unavailable; 2]);
+        assert_eq!(place.names(), ["meta.redb"], "what somebody has open is not moved");
     }
 }
 
