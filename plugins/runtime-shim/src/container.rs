@@ -164,14 +164,13 @@ impl Container {
     /// Starts the first process. Its pid is known when it returns.
     pub async fn start(&self, reaper: &Reaper) -> Result<()> {
         self.init.require("start", &[Phase::Created])?;
-        match &self.restore {
-            Some((images, parent)) => self.restore(reaper, images, parent).await?,
-            None => {
-                let mut command = self.runtime.command("start");
-                command.arg(&self.id);
-                let started = self.runtime.run(reaper, command).await;
-                started.map_err(|error| Error::unknown(format!("OCI runtime start failed: {}", error.message)))?;
-            }
+        if let Some((images, parent)) = &self.restore {
+            self.restore(reaper, images, parent).await?;
+        } else {
+            let mut command = self.runtime.command("start");
+            command.arg(&self.id);
+            let started = self.runtime.run(reaper, command).await;
+            started.map_err(|error| Error::unknown(format!("OCI runtime start failed: {}", error.message)))?;
         }
         self.init.set_phase(Phase::Running);
         Ok(())

@@ -149,7 +149,7 @@ fn group(bundle: &Path, id: &str) -> Result<String> {
 fn socket_name(daemon: &str, namespace: &str, group: &str) -> String {
     let path = Path::new(daemon).join(namespace).join(group);
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(digest)
 }
 
 /// A listener at `path`; `None` when somebody serves there already. A socket that nobody serves any more is replaced.
@@ -311,7 +311,7 @@ mod tests {
     fn sockets_are_named_as_containerd_names_them() {
         // printf %s /run/containerd/containerd.sock/default/box | sha256sum
         let expected = Sha256::digest(b"/run/containerd/containerd.sock/default/box");
-        let expected: String = expected.iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = hex::encode(expected);
         assert_eq!(
             socket_name("/run/containerd/containerd.sock", "default", "box"),
             expected

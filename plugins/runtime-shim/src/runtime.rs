@@ -118,9 +118,9 @@ fn last_error(log: &str) -> Option<String> {
         msg: String,
     }
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    let errors = lines.filter(|line| line.level == "error" || line.level == "fatal");
+    let mut errors = lines.filter(|line| line.level == "error" || line.level == "fatal");
     errors
-        .last()
+        .next_back()
         .map(|line| line.msg.trim().to_owned())
         .filter(|text| !text.is_empty())
 }
