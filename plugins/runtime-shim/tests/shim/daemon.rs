@@ -12,6 +12,8 @@ pub struct Containerd {
     child: Option<Child>,
     directory: tempfile::TempDir,
     namespace: String,
+    /// The command that starts it, up to the name of its configuration.
+    command: &'static [&'static str],
 }
 
 /// A client that follows events until dropped.
@@ -35,6 +37,18 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 impl Containerd {
     #[track_caller]
     pub fn start() -> Self {
+        Self::start_with(&["containerd", "-c"])
+    }
+
+    /// One that sees control groups of version 1 only, where the machine has both: crun refuses such a mixture.
+    #[track_caller]
+    pub fn start_for_crun() -> Self {
+        const SCRIPT: &str = "umount /sys/fs/cgroup/unified 2>/dev/null; exec containerd -c \"$0\"";
+        Self::start_with(&["unshare", "-m", "sh", "-c", SCRIPT])
+    }
+
+    #[track_caller]
+    fn start_with(command: &'static [&'static str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let directory = tempfile::Builder::new().prefix("shim-test.").tempdir().unwrap();
         // runc keeps its state by namespace, for every daemon of the machine.
@@ -59,6 +73,7 @@ impl Containerd {
             child: None,
             directory,
             namespace,
+            command,
         };
         daemon.restart();
         let image = daemon.path("image.tar");
@@ -76,8 +91,8 @@ impl Containerd {
             .append(true)
             .open(self.path("log"))
             .unwrap();
-        let child = Command::new("containerd")
-            .arg("-c")
+        let child = Command::new(self.command[0])
+            .args(&self.command[1..])
             .arg(self.path("config.toml"))
             .env("PATH", path)
             .stdin(Stdio::null())

@@ -29,6 +29,36 @@ fn a_container_runs_and_tells_how_it_ended() {
 }
 
 #[test]
+fn crun_does_as_well() {
+    let daemon = Containerd::start_for_crun();
+    let crun = ["--runc-binary", "crun"];
+    let run = |id: &str, script: &str| {
+        daemon.ctr(&[&["run", "--rm"], &crun[..], &[IMAGE, id, "/bin/sh", "-c", script]].concat())
+    };
+    assert_eq!(run("hello", "echo out; exit 6"), (6, "out\n".into(), String::new()));
+    let (code, _, error) = daemon.ctr(&[&["run", "--rm"], &crun[..], &[IMAGE, "missing", "/bin/nonesuch"]].concat());
+    assert!(code != 0 && error.contains("/bin/nonesuch"), "{code} {error}");
+    daemon.ok(&[&["run", "-d"], &crun[..], &[IMAGE, "box", "/bin/sleep", "1000"]].concat());
+    let (code, screen) = daemon.in_terminal("task exec -t --exec-id e box /bin/sh -c 'tty; exit 5'");
+    assert!(code == 5 && screen.contains("/dev/pts/"), "{code} {screen}");
+    daemon.ok(&["task", "pause", "box"]);
+    daemon.ok(&["task", "resume", "box"]);
+    daemon.end("box");
+    daemon.nothing_is_left();
+}
+
+#[test]
+fn a_user_namespace_has_its_own_root() {
+    let daemon = Containerd::start();
+    let script = "cat /proc/self/uid_map; echo again >/dev/stdout";
+    let maps = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
+    let out = daemon.ok(&[&["run", "--rm"], &maps[..], &[IMAGE, "mapped", "/bin/sh", "-c", script]].concat());
+    let words: Vec<_> = out.split_whitespace().collect();
+    assert_eq!(words, ["0", "100000", "65536", "again"]);
+    daemon.nothing_is_left();
+}
+
+#[test]
 fn not_a_byte_of_output_is_lost() {
     let daemon = Containerd::start();
     let (code, out, _) = daemon.ctr(&["run", "--rm", IMAGE, "many", "/bin/seq", "1", "300000"]);
