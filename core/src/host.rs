@@ -302,6 +302,7 @@ impl HostApi for Registry {
             .map(|row| HostPlugin {
                 uri: row.uri,
                 contracts: row.contracts.into(),
+                capabilities: row.capabilities,
                 exports: row.exports,
             })
             .collect())
@@ -401,6 +402,7 @@ impl orlop_plugin::api::host::host_server::Host for Answers {
             kind: plugin.uri.kind,
             id: plugin.uri.id,
             exports: plugin.exports.into_iter().collect(),
+            capabilities: plugin.capabilities,
         });
         Ok(tonic::Response::new(PluginsResponse {
             plugins: plugins.collect(),

@@ -262,6 +262,7 @@ impl HostApi for Daemon {
             HostPlugin {
                 uri,
                 contracts,
+                capabilities: plugin.capabilities,
                 exports: plugin.exports.into_iter().collect(),
             }
         });

@@ -346,6 +346,8 @@ pub struct HostPlugin {
     pub uri: PluginUri,
     /// What it offers.
     pub contracts: Reach,
+    /// What it can do beyond that, as `ctr plugins ls -d` shows it.
+    pub capabilities: Vec<String>,
     /// Its exports.
     pub exports: BTreeMap<String, String>,
 }

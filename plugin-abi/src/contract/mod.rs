@@ -32,7 +32,7 @@ pub use ids::{Digest, InvalidId, Namespace, validate_identifier};
 pub use images::{Image, Images};
 pub use leases::{Lease, LeaseResource, Leases};
 pub use namespaces::{NamespaceInfo, Namespaces};
-pub use snapshotter::{Mount, SnapshotInfo, SnapshotKind, Snapshotter, Snapshotters, Usage};
+pub use snapshotter::{Mount, REBASE, SnapshotInfo, SnapshotKind, Snapshotter, Snapshotters, Usage};
 pub use streaming::Streaming;
 pub use tasks::{CreateTask, ExecProcess, Exit, Process, ProcessInfo, ProcessState, Stdio, TaskMetric, Tasks};
 pub use transfer::Transfer;

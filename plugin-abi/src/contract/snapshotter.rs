@@ -35,6 +35,9 @@ pub enum SnapshotKind {
     Committed,
 }
 
+/// The capability of plugins whose snapshotter has [`Snapshotter::commit_onto`], as containerd calls it.
+pub const REBASE: &str = "rebase";
+
 /// What is known of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotInfo {
@@ -87,6 +90,20 @@ pub trait Snapshotter: Send + Sync + 'static {
 
     /// Turns the active snapshot `key` into the committed `name`; `key` is free afterwards.
     async fn commit(&self, ctx: &Ctx, name: &str, key: &str, labels: Labels) -> Result<()>;
+
+    /// Like `commit`, for an active snapshot that was prepared over nothing: what it becomes stands on the committed `parent` (none when
+    /// empty), as if it had been prepared there. `InvalidArgument` when it stands on another one already, `NotFound` without the parent.
+    ///
+    /// Only for snapshotters with the capability [`REBASE`]: others say `Unimplemented`, and those of before containerd 2.2 do not
+    /// see the parent at all. It lets the layers of an image be unpacked side by side.
+    async fn commit_onto(&self, ctx: &Ctx, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()> {
+        if parent.is_empty() {
+            return self.commit(ctx, name, key, labels).await;
+        }
+        Err(Error::unimplemented(format!(
+            "this snapshotter cannot commit {key} onto {parent}: it must be prepared there"
+        )))
+    }
 
     /// Removes a snapshot. `FailedPrecondition` while another one stands on it.
     async fn remove(&self, ctx: &Ctx, key: &str) -> Result<()>;

@@ -31,6 +31,9 @@ pub struct ApplyOptions {
     /// The layers below an overlay's upper directory, the topmost first: a directory that the layer names only on the way gets
     /// their owner, mode and attributes.
     pub lowers: Vec<PathBuf>,
+    /// The layers below are not known: the overlay's upper directory is filled by itself, and what can be told only with them (a
+    /// directory that the layer names on the way only, the target of a hard link) is `FailedPrecondition`.
+    pub alone: bool,
     /// Whether files get the owner that the layer says.
     pub same_owner: bool,
     /// Whether to `syncfs` before returning.
@@ -42,6 +45,7 @@ impl Default for ApplyOptions {
         Self {
             whiteouts: Whiteouts::Remove,
             lowers: Vec::new(),
+            alone: false,
             same_owner: true,
             sync: false,
         }
@@ -67,7 +71,7 @@ pub fn apply(
     options: &ApplyOptions,
 ) -> Result<Applied> {
     let doing = || format!("apply a layer to {}", root.display());
-    let tree = Root::open(root, &options.lowers, options.whiteouts).map_err(|error| explain(doing(), error))?;
+    let tree = Root::open(root, options).map_err(|error| explain(doing(), error))?;
     std::thread::scope(|scope| {
         let (tar, digest) = stages::start(scope, source, compression);
         let mut archive = Archive::new(tar);

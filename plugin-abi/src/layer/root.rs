@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::{
@@ -15,10 +15,11 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::apply::Whiteouts;
+use super::apply::{ApplyOptions, Whiteouts};
 use super::remove::DIRECTORY;
 use super::whiteout::join;
 use super::{PATH_MAX, invalid, metadata, shown};
+use crate::Error;
 
 /// Symlinks followed in one path before it is taken for a loop: as many as containerd follows.
 const MAX_LINKS: usize = 255;
@@ -50,6 +51,8 @@ pub(super) struct Root {
     last: Option<(Vec<u8>, Rc<Directory>)>,
     whiteouts: Whiteouts,
     lowers: Vec<OwnedFd>,
+    /// There are lower layers, and nobody knows them.
+    alone: bool,
     /// Directories copied up from lower layers, with the times they shall have in the end.
     copied_up: Vec<(Vec<u8>, Timestamps)>,
 }
@@ -64,15 +67,17 @@ enum Lower {
 // === impl Root ===
 
 impl Root {
-    /// Opens the directory at `path`; `lowers` are the layers below it, the topmost first.
-    pub(super) fn open(path: &Path, lowers: &[PathBuf], whiteouts: Whiteouts) -> io::Result<Self> {
+    /// Opens the directory at `path`.
+    pub(super) fn open(path: &Path, options: &ApplyOptions) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = open(path, flags, Mode::empty())?;
         Ok(Self {
             root: Rc::new(Directory { fd, path: Vec::new() }),
             last: None,
-            whiteouts,
-            lowers: lowers
+            whiteouts: options.whiteouts,
+            alone: options.alone,
+            lowers: options
+                .lowers
                 .iter()
                 .map(|lower| open(lower, flags, Mode::empty()))
                 .collect::<Result<_, _>>()?,
@@ -233,8 +238,14 @@ impl Root {
         Ok(made)
     }
 
-    /// What the topmost lower layer that has anything at `path` has there.
+    /// What the topmost lower layer that has anything at `path` has there. `FailedPrecondition` when the lower layers are not known.
     fn below(&self, path: &[u8]) -> io::Result<Lower> {
+        if self.alone {
+            return Err(io::Error::other(Error::failed_precondition(format!(
+                "what {} is depends on the layers below, and this one is applied by itself",
+                shown(path)
+            ))));
+        }
         for lower in &self.lowers {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let found = match openat2(lower, path, flags, Mode::empty(), PLAIN) {

@@ -44,6 +44,21 @@ pub fn connect_all(channel: Channel) -> Arc<dyn Snapshotters> {
     Arc::new(FarAll(Remote::new(channel, NAME)))
 }
 
+/// `containerd.services.snapshots.v1.CommitSnapshotRequest` of containerd 2.2: that of `containerd-client` has no parent.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CommitSnapshotRequest {
+    #[prost(string, tag = "1")]
+    snapshotter: String,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(string, tag = "3")]
+    key: String,
+    #[prost(map = "string, string", tag = "4")]
+    labels: std::collections::HashMap<String, String>,
+    #[prost(string, tag = "5")]
+    parent: String,
+}
+
 struct Only(Arc<dyn Snapshotter>);
 
 impl Snapshotters for Only {
@@ -90,11 +105,15 @@ async fn answer(snapshotters: Arc<dyn Snapshotters>, mut call: Call) -> Result<A
             Answer::one(pb::MountsResponse { mounts: all(mounts) })
         }
         "Commit" => {
-            let request: pb::CommitSnapshotRequest = call.message().await?;
-            find(&request.snapshotter)?
-                .commit(&call.ctx, &request.name, &request.key, ordered(request.labels))
-                .await
-                .and_then(Answer::empty)
+            let request: CommitSnapshotRequest = call.message().await?;
+            let (snapshotter, labels) = (find(&request.snapshotter)?, ordered(request.labels));
+            let committed = if request.parent.is_empty() {
+                snapshotter.commit(&call.ctx, &request.name, &request.key, labels).await
+            } else {
+                let onto = snapshotter.commit_onto(&call.ctx, &request.name, &request.key, &request.parent, labels);
+                onto.await
+            };
+            committed.and_then(Answer::empty)
         }
         "Remove" => {
             let pb::RemoveSnapshotRequest { snapshotter, key } = call.message().await?;
@@ -222,11 +241,16 @@ impl Snapshotter for Far {
     }
 
     async fn commit(&self, ctx: &Ctx, name: &str, key: &str, labels: Labels) -> Result<()> {
-        let request = pb::CommitSnapshotRequest {
+        self.commit_onto(ctx, name, key, "", labels).await
+    }
+
+    async fn commit_onto(&self, ctx: &Ctx, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()> {
+        let request = CommitSnapshotRequest {
             snapshotter: self.name.clone(),
             name: name.to_owned(),
             key: key.to_owned(),
             labels: unordered(labels),
+            parent: parent.to_owned(),
         };
         self.remote.unary(ctx, "Commit", request).await
     }

@@ -54,6 +54,17 @@ pub trait Layers: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Makes an active snapshot that was made over nothing fit to stand on the parents that `snapshot` has now. Comes before
+    /// [`Layers::commit`], and the snapshot may all the same stay active, over nothing.
+    ///
+    /// Those that can do it say so by the capability [`crate::contract::REBASE`].
+    fn rebase(&self, _directories: &Directories, snapshot: &Snapshot) -> Result<()> {
+        let (name, parent) = (&snapshot.info.name, &snapshot.info.parent);
+        Err(Error::unimplemented(format!(
+            "this snapshotter cannot commit {name} onto {parent}: it must be prepared there"
+        )))
+    }
+
     /// Removes what only an active snapshot needs, after it was recorded as committed. What stays behind goes with the snapshot.
     fn settle(&self, _directories: &Directories, _snapshot: &Snapshot) -> Result<()> {
         Ok(())
@@ -275,10 +286,14 @@ impl<L: Layers> Snapshotter for LayeredSnapshotter<L> {
         self.create(SnapshotKind::View, key, parent, labels).await
     }
 
-    async fn commit(&self, _: &Ctx, name: &str, key: &str, labels: Labels) -> Result<()> {
+    async fn commit(&self, ctx: &Ctx, name: &str, key: &str, labels: Labels) -> Result<()> {
+        self.commit_onto(ctx, name, key, "", labels).await
+    }
+
+    async fn commit_onto(&self, _: &Ctx, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()> {
         let inner = Arc::clone(&self.0);
-        let (name, key) = (name.to_owned(), key.to_owned());
-        blocking(move || inner.commit(&name, &key, labels)).await
+        let (name, key, parent) = (name.to_owned(), key.to_owned(), parent.to_owned());
+        blocking(move || inner.commit(&name, &key, &parent, labels)).await
     }
 
     async fn remove(&self, _: &Ctx, key: &str) -> Result<()> {
@@ -345,16 +360,19 @@ impl<L: Layers> Inner<L> {
         }
     }
 
-    fn commit(&self, name: &str, key: &str, labels: Labels) -> Result<()> {
+    fn commit(&self, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()> {
         let _alone = self.committing.enter(self.records.get(key)?.id);
         // Checked before the work as well as in the transaction; whoever was here before may have committed it.
-        let snapshot = self.records.committable(name, key)?;
+        let (snapshot, rebased) = self.records.committable(name, key, parent)?;
+        if rebased {
+            self.layers.rebase(&self.directories, &snapshot)?;
+        }
         // Outside of the transaction: nobody else waits for a walk through a large layer.
         let committed = self
             .layers
             .commit(&self.directories, &snapshot)
             .map_err(|error| error.context(format_args!("commit snapshot {key}")))
-            .and_then(|usage| self.records.commit(name, key, labels, usage))
+            .and_then(|usage| self.records.commit(name, key, parent, labels, usage))
             .inspect(|stored| rebuild::note_stored(&self.directories, stored));
         let after = match &committed {
             Ok(_) => self.layers.settle(&self.directories, &snapshot),

@@ -108,15 +108,36 @@ pub(super) fn committable(
     Ok(record)
 }
 
-/// Turns the active `key` into the committed `name`. Its labels are replaced, not inherited.
+/// Whether `record`, that of `key`, gets a parent by being committed onto `parent`.
+pub(super) fn rebased(record: &Record, key: &str, parent: &str) -> Result<bool, Error> {
+    if parent.is_empty() || record.parent == parent {
+        return Ok(false);
+    }
+    if record.parent.is_empty() {
+        return Ok(true);
+    }
+    Err(Error::invalid_argument(format!(
+        "snapshot {key} cannot be committed onto {parent}: it stands on {}",
+        record.parent
+    )))
+}
+
+/// Turns the active `key` into the committed `name`, which stands on `parent` if it stood on nothing. Its labels are replaced, not inherited.
 pub(super) fn commit(
     tables: &mut Tables<'_>,
     name: &str,
     key: &str,
+    parent: &str,
     labels: Labels,
     usage: Usage,
 ) -> Result<Stored, Refusal> {
     let mut record = committable(&tables.records, name, key)?;
+    if rebased(&record, key, parent)? {
+        if let Some(parent) = parents(&tables.records, parent)?.first() {
+            tables.children.insert((*parent, record.id), ())?;
+        }
+        parent.clone_into(&mut record.parent);
+    }
     let now = nanoseconds(SystemTime::now());
     record.kind = Kind::Committed as i32;
     record.labels = without_empty(labels);

@@ -108,12 +108,18 @@ impl Records {
         })
     }
 
-    /// `key` with its parents, if it may be committed as `name`: what [`Records::commit`] will check again.
-    pub fn committable(&self, name: &str, key: &str) -> Result<Snapshot> {
+    /// `key` with its parents, if it may be committed as `name` onto `parent` (empty: onto what it stands on), and whether that parent is
+    /// new to it: what [`Records::commit`] will check again.
+    pub fn committable(&self, name: &str, key: &str, parent: &str) -> Result<(Snapshot, bool)> {
         named("name", name)?;
         self.store.read(|table| {
-            let stored = operations::committable(table, name, key)?.stored(key);
-            with_parents(table, stored)
+            let record = operations::committable(table, name, key)?;
+            let rebased = operations::rebased(&record, key, parent)?;
+            let mut stored = record.stored(key);
+            if rebased {
+                parent.clone_into(&mut stored.info.parent);
+            }
+            Ok((with_parents(table, stored)?, rebased))
         })
     }
 
@@ -162,12 +168,12 @@ impl Records {
             .write(made, move |tables| operations::insert(tables, &snapshot))
     }
 
-    /// Turns the active `key` into the committed `name`, with these labels only. Blocks.
-    pub fn commit(&self, name: &str, key: &str, labels: Labels, usage: Usage) -> Result<Stored> {
+    /// Turns the active `key` into the committed `name`, with these labels only; what stood on nothing stands on `parent`. Blocks.
+    pub fn commit(&self, name: &str, key: &str, parent: &str, labels: Labels, usage: Usage) -> Result<Stored> {
         named("name", name)?;
-        let (name, key) = (name.to_owned(), key.to_owned());
+        let (name, key, parent) = (name.to_owned(), key.to_owned(), parent.to_owned());
         self.store.write(Vec::new(), move |tables| {
-            operations::commit(tables, &name, &key, labels, usage)
+            operations::commit(tables, &name, &key, &parent, labels, usage)
         })
     }
 

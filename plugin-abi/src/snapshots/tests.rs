@@ -26,7 +26,7 @@ fn make(records: &Records, kind: SnapshotKind, key: &str, parent: &str) -> Resul
 fn layer(records: &Records, name: &str, parent: &str) -> Stored {
     make(records, SnapshotKind::Active, "tmp", parent).expect("made");
     records
-        .commit(name, "tmp", Labels::new(), Usage { inodes: 1, size: 2 })
+        .commit(name, "tmp", "", Labels::new(), Usage { inodes: 1, size: 2 })
         .expect("committed")
 }
 
@@ -65,13 +65,22 @@ fn what_may_not_be_is_refused_with_containerds_codes() {
     refused(make(&records, SnapshotKind::Committed, "x", "a"), Code::InvalidArgument);
     let none = Usage::default();
     refused(
-        records.commit("x", "view", Labels::new(), none),
+        records.commit("x", "view", "", Labels::new(), none),
         Code::FailedPrecondition,
     );
-    refused(records.commit("x", "a", Labels::new(), none), Code::FailedPrecondition);
-    refused(records.commit("x", "nothing", Labels::new(), none), Code::NotFound);
-    refused(records.commit("a", "active", Labels::new(), none), Code::AlreadyExists);
-    refused(records.commit("", "active", Labels::new(), none), Code::InvalidArgument);
+    refused(
+        records.commit("x", "a", "", Labels::new(), none),
+        Code::FailedPrecondition,
+    );
+    refused(records.commit("x", "nothing", "", Labels::new(), none), Code::NotFound);
+    refused(
+        records.commit("a", "active", "", Labels::new(), none),
+        Code::AlreadyExists,
+    );
+    refused(
+        records.commit("", "active", "", Labels::new(), none),
+        Code::InvalidArgument,
+    );
     refused(records.remove("a"), Code::FailedPrecondition);
     refused(records.remove("nothing"), Code::NotFound);
     records.remove("view").expect("removed");
@@ -396,6 +405,87 @@ fn a_commit_is_made_once_and_taken_back_when_it_fails() {
         assert_eq!(
             sealed.usage(&ctx, "B").await.expect("known"),
             Usage { inodes: 1, size: 1 }
+        );
+    });
+}
+
+/// Directories that can be put under a parent afterwards.
+struct Loose;
+
+impl Layers for Loose {
+    fn make(&self, _: &Directories, _: &Snapshot) -> Result<()> {
+        Ok(())
+    }
+
+    fn mounts(&self, _: &Directories, snapshot: &Snapshot) -> Result<Vec<Mount>> {
+        let options = snapshot.parents.iter().map(ToString::to_string).collect();
+        Ok(vec![Mount {
+            options,
+            ..Mount::default()
+        }])
+    }
+
+    fn rebase(&self, directories: &Directories, snapshot: &Snapshot) -> Result<()> {
+        let parents = format!("{:?}", snapshot.parents);
+        std::fs::write(directories.of(snapshot.id).join("rebased"), parents).map_err(|error| Error::io("write", &error))
+    }
+}
+
+#[test]
+fn what_stands_on_nothing_can_be_committed_onto_a_parent() {
+    let root = tempfile::tempdir().expect("a directory");
+    run(async {
+        let ctx = Ctx::daemon();
+        let loose = LayeredSnapshotter::open(root.path(), Loose, Removal::AtOnce)
+            .await
+            .expect("opened");
+        for key in ["a", "b", "c"] {
+            loose.prepare(&ctx, key, "", Labels::new()).await.expect("prepared");
+        }
+        refused(
+            loose.commit_onto(&ctx, "B", "b", "A", Labels::new()).await,
+            Code::NotFound,
+        );
+        refused(
+            loose.commit_onto(&ctx, "B", "b", "a", Labels::new()).await,
+            Code::InvalidArgument,
+        );
+        loose.commit(&ctx, "A", "a", Labels::new()).await.expect("committed");
+        for (name, key, parent) in [("B", "b", "A"), ("C", "c", "B")] {
+            loose
+                .commit_onto(&ctx, name, key, parent, Labels::new())
+                .await
+                .expect("committed");
+            assert_eq!(loose.stat(&ctx, name).await.expect("there").parent, parent);
+            refused(loose.remove(&ctx, parent).await, Code::FailedPrecondition);
+        }
+        let noted = std::fs::read_to_string(root.path().join("snapshots/3/rebased"));
+        assert_eq!(noted.expect("rebased"), "[2, 1]");
+        let mounts = loose.prepare(&ctx, "d", "C", Labels::new()).await.expect("prepared");
+        assert_eq!(mounts[0].options, ["3", "2", "1"]);
+        // On the parent it has, a commit is what it always was; on another it is refused.
+        refused(
+            loose.commit_onto(&ctx, "D", "d", "B", Labels::new()).await,
+            Code::InvalidArgument,
+        );
+        loose
+            .commit_onto(&ctx, "D", "d", "C", Labels::new())
+            .await
+            .expect("committed");
+        for name in ["D", "C", "B", "A"] {
+            loose.remove(&ctx, name).await.expect("nothing stands on it");
+        }
+        let plain = tempfile::tempdir().expect("a directory");
+        let sealed = LayeredSnapshotter::open(plain.path(), Sealed, Removal::AtOnce)
+            .await
+            .expect("opened");
+        for key in ["a", "b"] {
+            sealed.prepare(&ctx, key, "", Labels::new()).await.expect("prepared");
+        }
+        sealed.commit(&ctx, "A", "a", Labels::new()).await.expect("committed");
+        refused(
+            sealed.commit_onto(&ctx, "B", "b", "A", Labels::new()).await,
+            Code::Unimplemented,
         );
     });
 }

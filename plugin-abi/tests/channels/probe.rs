@@ -113,6 +113,9 @@ impl Snapshotter for Probe {
     async fn commit(&self, ctx: &Ctx, name: &str, key: &str, labels: Labels) -> Result<()> {
         self.swap((ctx.clone(), name.to_owned(), key.to_owned(), labels))
     }
+    async fn commit_onto(&self, ctx: &Ctx, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()> {
+        self.swap((ctx.clone(), name.to_owned(), key.to_owned(), parent.to_owned(), labels))
+    }
     async fn remove(&self, ctx: &Ctx, key: &str) -> Result<()> {
         self.swap((ctx.clone(), key.to_owned()))
     }

@@ -111,6 +111,14 @@ fn snapshots() {
         call!(probe, ctx, object.prepare(&key => key.clone(), &name => name.clone(), labels.clone() => labels.clone()), mounts);
         call!(probe, ctx, object.view(&key => key.clone(), &name => name.clone(), labels.clone() => labels.clone()), mounts);
         call!(probe, ctx, object.commit(&name => name.clone(), &key => key.clone(), labels.clone() => labels.clone()), done);
+        // Without a parent it is a plain commit on the wire.
+        let onto = format!("on {key}");
+        call!(
+            probe,
+            ctx,
+            object.commit_onto(&name => name.clone(), &key => key.clone(), &onto => onto.clone(), labels.clone() => labels.clone()),
+            done
+        );
         call!(probe, ctx, object.remove(&key => key.clone()), done);
         call!(probe, ctx, object.cleanup(), done);
         list!(probe, ctx, object.list(&fields => fields.clone()), many);

@@ -36,12 +36,9 @@ impl Applier for Walking {
         };
         let applied = Feeder::run(content, move |feed| {
             let target = Target::of(&mounts)?;
-            let (lowers, whiteouts) = target.below();
             let options = layer::ApplyOptions {
-                whiteouts,
-                lowers,
                 sync: options.sync_fs,
-                ..layer::ApplyOptions::default()
+                ..target.options()
             };
             let applied = layer::apply(feed, compression, target.directory(), &options)?;
             target.close()?;

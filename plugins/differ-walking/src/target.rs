@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 
 use orlop_plugin::Result;
 use orlop_plugin::contract::Mount;
-use orlop_plugin::layer::{Whiteouts, in_user_namespace};
+use orlop_plugin::layer::{ApplyOptions, Whiteouts, in_user_namespace};
 use orlop_plugin::mount::{Access, TempMount};
+
+/// On an overlay with nothing but an upper directory: it will stand on layers that are not there yet. No kernel sees this mount; options of
+/// this prefix are no file system's, as in fstab.
+const ALONE: &str = "x-orlop.alone";
 
 /// Where a layer goes.
 pub(crate) enum Target {
@@ -14,6 +18,8 @@ pub(crate) enum Target {
         directory: PathBuf,
         lowers: Vec<PathBuf>,
         userxattr: bool,
+        /// The layers below are not known yet.
+        alone: bool,
     },
     /// A directory that shows all layers.
     Merged(TempMount),
@@ -38,14 +44,21 @@ impl Target {
         }
     }
 
-    /// The layers below, and what becomes of what the layer takes away.
-    pub(crate) fn below(&self) -> (Vec<PathBuf>, Whiteouts) {
+    /// How a layer is applied here.
+    pub(crate) fn options(&self) -> ApplyOptions {
         match self {
-            Self::Upper { lowers, userxattr, .. } => {
-                let userxattr = *userxattr;
-                (lowers.clone(), Whiteouts::Overlay { userxattr })
-            }
-            Self::Merged(_) => (Vec::new(), Whiteouts::Remove),
+            Self::Upper {
+                lowers,
+                userxattr,
+                alone,
+                ..
+            } => ApplyOptions {
+                whiteouts: Whiteouts::Overlay { userxattr: *userxattr },
+                lowers: lowers.clone(),
+                alone: *alone,
+                ..ApplyOptions::default()
+            },
+            Self::Merged(_) => ApplyOptions::default(),
         }
     }
 
@@ -83,6 +96,7 @@ fn upper_directory(mounts: &[Mount], user_namespace: bool) -> Option<Target> {
             .map(PathBuf::from)
             .collect(),
         userxattr,
+        alone: only.options.iter().any(|option| option == ALONE),
     })
 }
 
@@ -105,6 +119,7 @@ mod tests {
             directory,
             lowers,
             userxattr,
+            alone: false,
         }) = upper_directory(&overlay("index=off,workdir=/w,upperdir=/u,lowerdir=/a:/b"), false)
         else {
             panic!("an upper directory");

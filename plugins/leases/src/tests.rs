@@ -90,6 +90,7 @@ async fn the_leases_are_the_metadata_stores() {
     let bolt = HostPlugin {
         uri: PluginUri::new(kind::METADATA, "bolt"),
         contracts: Contracts::default().with_leases(store.clone()).into(),
+        capabilities: Vec::new(),
         exports: BTreeMap::new(),
     };
     let instance = start(vec![bolt]).await.unwrap_or_else(|error| panic!("{error}"));

@@ -128,6 +128,9 @@ pub(crate) struct CommitIntent {
     pub(crate) backend: String,
     #[prost(btree_map = "string, string", tag = "3")]
     pub(crate) labels: Labels,
+    /// The parent it gets by that, having stood on nothing.
+    #[prost(string, tag = "4")]
+    pub(crate) parent: String,
 }
 
 /// The last backend id that is reserved.

@@ -42,6 +42,7 @@ impl Daemon {
         let plugin = HostPlugin {
             uri: PluginUri::new(kind::DIFFER, differ.0),
             contracts: Contracts::default().with_differ(Arc::new(differ)).into(),
+            capabilities: Vec::new(),
             exports: BTreeMap::new(),
         };
         self.0.lock().expect("not poisoned").1.push(plugin);

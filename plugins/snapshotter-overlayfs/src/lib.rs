@@ -14,6 +14,7 @@ mod conformance;
 mod overlay;
 mod probe;
 
+use orlop_plugin::contract::REBASE;
 use orlop_plugin::snapshots::{LayeredSnapshotter, Removal, plugin_root};
 use orlop_plugin::{Error, InitContext, InitError, Instance, Registration, Result, blocking, kind};
 use serde::{Deserialize, Serialize};
@@ -69,9 +70,11 @@ async fn start(context: InitContext) -> Result<Instance, InitError> {
     Ok(instance)
 }
 
-/// What clients look for before they make a snapshot for a container with ids of its own. containerd's words.
+/// What clients look for before they unpack layers side by side, or make a snapshot for a container with ids of its own. containerd's words.
 fn capabilities(support: Support, slow_chown: bool) -> Vec<String> {
     let all = [
+        // Layers are put down without their parents by making whiteouts, which a user namespace cannot.
+        (REBASE, !support.userxattr),
         ("remap-ids", support.maps_ids),
         // Without it they fall back to a copy with other owners.
         ("only-remap-ids", !slow_chown),
@@ -135,10 +138,13 @@ mod tests {
             maps_ids,
             ..Support::default()
         };
-        assert_eq!(capabilities(support(true), false), ["remap-ids", "only-remap-ids"]);
-        assert_eq!(capabilities(support(true), true), ["remap-ids"]);
-        assert_eq!(capabilities(support(false), false), ["only-remap-ids"]);
-        assert_eq!(capabilities(support(false), true), [""; 0]);
+        assert_eq!(
+            capabilities(support(true), false),
+            ["rebase", "remap-ids", "only-remap-ids"]
+        );
+        assert_eq!(capabilities(support(true), true), ["rebase", "remap-ids"]);
+        assert_eq!(capabilities(support(false), false), ["rebase", "only-remap-ids"]);
+        assert_eq!(capabilities(support(false), true), ["rebase"]);
     }
 
     fn toml_of(text: &str) -> Config {

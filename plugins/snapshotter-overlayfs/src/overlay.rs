@@ -35,6 +35,26 @@ fn bind(source: PathBuf, mut options: Vec<String>, access: &str) -> Vec<Mount> {
     }]
 }
 
+/// The upper directory is the root of the mount: its owner is the container's root, or whoever owns the layer below.
+fn own(directories: &Directories, snapshot: &Snapshot) -> Result<()> {
+    let fs = upper(directories, snapshot.id);
+    let owner = match (root_owner(&snapshot.info.labels)?, snapshot.parents.first()) {
+        (Some(owner), _) => Some(owner),
+        (None, Some(parent)) => {
+            let parent = upper(directories, *parent);
+            let below = std::fs::metadata(&parent)
+                .map_err(|error| Error::io(format!("look at the parent's {}", parent.display()), &error))?;
+            Some((below.uid(), below.gid()))
+        }
+        (None, None) => None,
+    };
+    if let Some((uid, gid)) = owner {
+        lchown(&fs, Some(uid), Some(gid))
+            .map_err(|error| Error::io(format!("give {} to {uid}:{gid}", fs.display()), &error))?;
+    }
+    Ok(())
+}
+
 // === impl Overlay ===
 
 impl Overlay {
@@ -63,22 +83,7 @@ impl Layers for Overlay {
         if snapshot.info.kind == SnapshotKind::Active {
             Directories::make(&directories.of(snapshot.id).join("work"), 0o711)?;
         }
-        // The upper directory is the root of the mount: its owner is the container's root, or whoever owns the layer below.
-        let owner = match (root_owner(&snapshot.info.labels)?, snapshot.parents.first()) {
-            (Some(owner), _) => Some(owner),
-            (None, Some(parent)) => {
-                let parent = upper(directories, *parent);
-                let below = std::fs::metadata(&parent)
-                    .map_err(|error| Error::io(format!("look at the parent's {}", parent.display()), &error))?;
-                Some((below.uid(), below.gid()))
-            }
-            (None, None) => None,
-        };
-        if let Some((uid, gid)) = owner {
-            lchown(&fs, Some(uid), Some(gid))
-                .map_err(|error| Error::io(format!("give {} to {uid}:{gid}", fs.display()), &error))?;
-        }
-        Ok(())
+        own(directories, snapshot)
     }
 
     fn mounts(&self, directories: &Directories, snapshot: &Snapshot) -> Result<Vec<Mount>> {
@@ -115,6 +120,10 @@ impl Layers for Overlay {
             target: String::new(),
             options,
         }])
+    }
+
+    fn rebase(&self, directories: &Directories, snapshot: &Snapshot) -> Result<()> {
+        own(directories, snapshot)
     }
 
     fn usage(&self, directories: &Directories, snapshot: &Snapshot) -> Result<Usage> {

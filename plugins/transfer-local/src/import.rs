@@ -54,6 +54,7 @@ impl Import<'_> {
             content: content.clone(),
             leases: self.host.leases()?,
             targets: Arc::new(targets(self.host, &self.config.unpack_config, &store.unpacks).await?),
+            at_once: self.config.unpacks_at_once(),
             locks: self.locks.clone(),
         };
         let mut ahead = Ahead::start(unpacker.clone());

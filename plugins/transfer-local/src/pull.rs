@@ -85,6 +85,7 @@ impl Pull<'_> {
             content: content.clone(),
             leases: self.host.leases()?,
             targets: Arc::new(targets(self.host, &self.config.unpack_config, &store.unpacks).await?),
+            at_once: self.config.unpacks_at_once(),
             locks: self.locks.clone(),
         };
         let fetcher = Fetcher {

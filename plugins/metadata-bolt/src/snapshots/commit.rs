@@ -33,7 +33,7 @@ struct Commit {
 // === impl NamespacedSnapshotter ===
 
 impl NamespacedSnapshotter {
-    pub(super) async fn commit_as(&self, ctx: &Ctx, name: &str, key: &str, labels: Labels) -> Result<()> {
+    pub(super) async fn commit_as(&self, ctx: &Ctx, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()> {
         let caller = Caller::of(ctx)?;
         if name.is_empty() {
             return Err(Error::invalid_argument("snapshot name must not be empty"));
@@ -45,6 +45,7 @@ impl NamespacedSnapshotter {
             name: name.to_owned(),
             backend: backend_key(caller.ns(), self.shared.store.next_id().await?, name),
             labels: labels::kept(labels),
+            parent: parent.to_owned(),
         };
         let commit = Commit {
             shared: Arc::clone(&self.shared),
@@ -85,10 +86,11 @@ impl Commit {
             .hold(in_flight::snapshot(snapshotter, &self.intent.backend))
             .await;
 
-        self.intend(&active).await?;
+        let parent = self.intend(&active).await?;
+        let (name, labels) = (&self.intent.backend, inherited(&self.intent.labels));
         let committed = self
             .backend
-            .commit(&self.ctx, &self.intent.backend, &active, inherited(&self.intent.labels))
+            .commit_onto(&self.ctx, name, &active, &parent, labels)
             .await;
         if let Err(error) = committed {
             if !self.was_committed().await? {
@@ -100,8 +102,9 @@ impl Commit {
         self.finish().await
     }
 
-    /// Commits the intent. `AlreadyExists`, with the lease holding it, when the name is taken.
-    async fn intend(&self, active: &str) -> Result<()> {
+    /// Commits the intent, and says what the new parent, if it gets one, is called underneath. `AlreadyExists`, with the lease holding it,
+    /// when the name is taken.
+    async fn intend(&self, active: &str) -> Result<String> {
         let (caller, snapshotter, key) = (self.caller.clone(), Arc::clone(&self.snapshotter), self.key.clone());
         let (intent, active) = (self.intent.clone(), active.to_owned());
         let intended = self.shared.store.write(move |draft| {
@@ -112,6 +115,7 @@ impl Commit {
                     intent.name
                 ))));
             }
+            let mut intent = intent;
             caller.require_lease(draft)?;
             let place = Key::snapshot(caller.ns(), &snapshotter, &key);
             let mut record: SnapshotRecord = draft.load(&place)?.ok_or_else(|| snapshot_not_found(&key))?;
@@ -120,9 +124,17 @@ impl Commit {
                     "snapshot {key} changed while it was to be committed: try again"
                 )));
             }
+            let mut onto = String::new();
+            if intent.parent == record.parent {
+                // It stands there already: nothing to take back later.
+                intent.parent.clear();
+            }
+            if !intent.parent.is_empty() {
+                onto = rebase(draft, caller.ns(), &snapshotter, &key, &mut record, &intent.parent)?;
+            }
             record.committing = Some(intent);
             draft.put(place, &record);
-            Ok(Ok(()))
+            Ok(Ok(onto))
         });
         intended.await?
     }
@@ -147,7 +159,13 @@ impl Commit {
             let record = draft.load::<SnapshotRecord>(&place)?;
             let intended = |record: &SnapshotRecord| record.committing.as_ref().is_some_and(|i| i.backend == backend);
             if let Some(mut record) = record.filter(intended) {
-                record.committing = None;
+                if let Some(intent) = record.committing.take()
+                    && !intent.parent.is_empty()
+                {
+                    let [ns, snapshotter, key] = place.parts();
+                    draft.delete(Key::child(ns, snapshotter, &intent.parent, key));
+                    record.parent.clear();
+                }
                 draft.put(place, &record);
             }
             Ok(())
@@ -179,6 +197,30 @@ impl Commit {
             }
         }
     }
+}
+
+/// Puts the active `key`, which stands on nothing, on `parent`: its record as well as the parent's, which cannot go any more. Says what
+/// the parent is called underneath.
+fn rebase(
+    draft: &mut Draft<'_>,
+    ns: &str,
+    snapshotter: &str,
+    key: &str,
+    record: &mut SnapshotRecord,
+    parent: &str,
+) -> Result<String> {
+    if !record.parent.is_empty() {
+        return Err(Error::invalid_argument(format!(
+            "snapshot {key} cannot be committed onto {parent}: it stands on {}",
+            record.parent
+        )));
+    }
+    let below: SnapshotRecord = draft
+        .load(&Key::snapshot(ns, snapshotter, parent))?
+        .ok_or_else(|| Error::not_found(format!("parent snapshot {parent} does not exist")))?;
+    draft.put_empty(Key::child(ns, snapshotter, parent, key));
+    parent.clone_into(&mut record.parent);
+    Ok(below.backend)
 }
 
 /// Replaces the record of the active snapshot `key` by that of the name it was committed to. The inner error is an outcome to commit.

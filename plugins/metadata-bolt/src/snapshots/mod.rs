@@ -209,7 +209,11 @@ impl Snapshotter for NamespacedSnapshotter {
     }
 
     async fn commit(&self, ctx: &Ctx, name: &str, key: &str, labels: Labels) -> Result<()> {
-        self.commit_as(ctx, name, key, labels).await?;
+        self.commit_onto(ctx, name, key, "", labels).await
+    }
+
+    async fn commit_onto(&self, ctx: &Ctx, name: &str, key: &str, parent: &str, labels: Labels) -> Result<()> {
+        self.commit_as(ctx, name, key, parent, labels).await?;
         let event = events::SnapshotCommit {
             key: key.to_owned(),
             name: name.to_owned(),

@@ -280,26 +280,62 @@ async fn a_remote_layer_is_adopted() {
 }
 
 #[tokio::test]
+async fn a_commit_onto_a_parent_is_refused_where_it_cannot_be() {
+    let metadata = Metadata::new();
+    let a = ctx("a");
+    stack(&metadata, &a, &["base", "other"]).await;
+    let snapshotter = metadata.snapshotter();
+    for (key, parent) in [("k", ""), ("on-base", "base")] {
+        snapshotter
+            .prepare(&a, key, parent, Labels::new())
+            .await
+            .expect("prepared");
+    }
+    for (key, parent, code) in [
+        ("k", "nothing", Code::NotFound),
+        ("on-base", "other", Code::InvalidArgument),
+        ("nothing", "base", Code::NotFound),
+    ] {
+        let refused = snapshotter.commit_onto(&a, "n", key, parent, Labels::new()).await;
+        assert_eq!(refused.expect_err("refused").code, code, "{key} onto {parent}");
+    }
+    // Another namespace's snapshots are no parents.
+    let b = ctx("b");
+    snapshotter.prepare(&b, "k", "", Labels::new()).await.expect("prepared");
+    let refused = snapshotter.commit_onto(&b, "n", "k", "base", Labels::new()).await;
+    assert_eq!(refused.expect_err("not there").code, Code::NotFound);
+    snapshotter
+        .commit_onto(&a, "n", "k", "base", Labels::new())
+        .await
+        .expect("committed");
+    assert_eq!(snapshotter.stat(&a, "n").await.expect("there").parent, "base");
+}
+
+#[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_settled_by_what_happened() {
-    for (lose, crash) in [
-        (Lose::Before, false),
-        (Lose::After, false),
-        (Lose::Before, true),
-        (Lose::After, true),
+    for (lose, crash, prepared_on) in [
+        (Lose::Before, false, "base"),
+        (Lose::After, false, "base"),
+        (Lose::Before, true, "base"),
+        (Lose::After, true, "base"),
+        (Lose::Before, false, ""),
+        (Lose::After, false, ""),
+        (Lose::Before, true, ""),
+        (Lose::After, true, ""),
     ] {
         let mut metadata = Metadata::new();
         let a = ctx("a");
         stack(&metadata, &a, &["base"]).await;
         metadata
             .snapshotter()
-            .prepare(&a, "k", "base", Labels::new())
+            .prepare(&a, "k", prepared_on, Labels::new())
             .await
             .expect("prepared");
         *lock(&metadata.backends.snapshotter.0.lose_commit) = Some(lose);
         let given = labels(&[("done", "1")]);
         let error = metadata
             .snapshotter()
-            .commit(&a, "n", "k", given.clone())
+            .commit_onto(&a, "n", "k", "base", given.clone())
             .await
             .expect_err("out of reach");
         assert_eq!(error.code, Code::Unavailable, "{error}");
@@ -345,13 +381,11 @@ async fn a_commit_whose_answer_is_lost_is_settled_by_what_happened() {
             );
             assert_eq!(snapshotter.stat(&a, "k").await.expect_err("gone").code, Code::NotFound);
         } else {
-            assert_eq!(
-                snapshotter.stat(&a, "k").await.expect("active").kind,
-                SnapshotKind::Active
-            );
+            let info = snapshotter.stat(&a, "k").await.expect("active");
+            assert_eq!((info.kind, info.parent.as_str()), (SnapshotKind::Active, prepared_on));
             assert_eq!(snapshotter.stat(&a, "n").await.expect_err("never").code, Code::NotFound);
             snapshotter
-                .commit(&a, "n", "k", Labels::new())
+                .commit_onto(&a, "n", "k", "base", Labels::new())
                 .await
                 .expect("this time");
         }

@@ -13,7 +13,7 @@ use crate::fixture::{Daemon, HttpServer, Reply, Seen, TestImage};
 use crate::oci::{digest_of, media_type};
 
 /// A registry's answer from the blobs of `image`, whatever the repository and the tag.
-fn serve(image: &TestImage, seen: &Seen) -> Reply {
+pub(super) fn serve(image: &TestImage, seen: &Seen) -> Reply {
     let (_, wanted) = path_of(seen).rsplit_once('/').expect("a path");
     if seen.path.contains("/manifests/") {
         return Reply::new(200, image.manifest.clone())

@@ -8,6 +8,7 @@ mod faults;
 mod import;
 mod push_faults;
 mod registry;
+mod side_by_side;
 mod tls;
 mod verify;
 

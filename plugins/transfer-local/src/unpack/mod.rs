@@ -1,36 +1,32 @@
 //! Unpacking: from the layers of an image to the chain of snapshots that a container starts on.
 //!
 //! A layer becomes the committed snapshot whose name is its chain id, so a layer that is there already, from whichever image, is never
-//! unpacked twice. Layers go one after the other, each onto its parent.
+//! unpacked twice. Where the snapshotter can commit a snapshot onto a parent that it was not prepared on (the capability `rebase`), layers are
+//! unpacked side by side, each by itself, and committed from the bottom up; one that cannot be told without those below it waits for
+//! them. Elsewhere layers go one after the other, each onto its parent.
 
 mod ahead;
+mod layer;
 mod locks;
 mod target;
 
 pub use ahead::Ahead;
+pub use layer::LABEL_UNCOMPRESSED;
 pub use locks::KeyedLocks;
 pub use target::{Target, targets};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use orlop_plugin::contract::{ApplyOptions, Digest, Labels, LeaseResource, Leases, Mount};
+use orlop_plugin::contract::{Digest, Labels, Leases};
 use orlop_plugin::{Error, Result};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
 
-use crate::content::{Content, unique};
+use crate::content::Content;
 use crate::oci::{Descriptor, ImageConfig, Manifest, media_type, parse_config};
-
-/// On a compressed layer: the digest of what is in it.
-pub const LABEL_UNCOMPRESSED: &str = "containerd.io/uncompressed";
-/// On a snapshot that is being unpacked: what it is going to be, so that a remote snapshotter can answer that it has it.
-const LABEL_SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
-/// Annotations of a layer with this prefix become labels of its snapshot.
-const INHERITED: &str = "containerd.io/snapshot/";
-
-/// A key may be taken by a snapshot that is just being removed.
-const PREPARE_TRIES: usize = 3;
+use layer::{Job, Layer};
 
 /// Unpacks images for their targets.
 #[derive(Clone)]
@@ -40,7 +36,9 @@ pub struct Unpacker {
     /// Keeps snapshots that others have made.
     pub leases: Arc<dyn Leases>,
     /// Where to unpack what.
-    pub targets: Arc<Vec<Target>>,
+    pub targets: Arc<Vec<Arc<Target>>>,
+    /// Layers of one image unpacked at a time, at least one.
+    pub at_once: usize,
     /// One layer is unpacked once, however many transfers need it at the same time.
     pub locks: Arc<KeyedLocks>,
 }
@@ -107,156 +105,89 @@ impl Unpacker {
             )));
         }
         let chain = chain_ids(&config.rootfs.diff_ids);
+        let stack: Vec<Layer> = layers
+            .iter()
+            .enumerate()
+            .map(|(nth, layer)| Layer {
+                descriptor: (*layer).clone(),
+                diff_id: config.rootfs.diff_ids[nth].clone(),
+                chain_id: chain[nth].clone(),
+                parent: nth.checked_sub(1).map(|below| chain[below].clone()),
+            })
+            .collect();
         for target in self.targets.iter().filter(|target| target.serves(&config.platform)) {
-            let mut parent = None;
-            for (nth, layer) in layers.iter().enumerate() {
-                let (diff_id, chain_id) = (&config.rootfs.diff_ids[nth], &chain[nth]);
-                let unpacked = self
-                    .unpack_layer(target, layer, diff_id, chain_id, parent, arrived.clone())
-                    .await;
-                unpacked.map_err(|error| {
-                    error.context(format!(
-                        "unpack the layer {} with snapshotter {:?}",
-                        layer.digest, target.name
-                    ))
-                })?;
-                parent = Some(chain_id);
-            }
+            self.unpack_stack(target, &stack, arrived.as_ref()).await?;
             // The configuration holds the top snapshot for as long as the image lives.
             let key = format!("containerd.io/gc.ref.snapshot.{}", target.name);
-            let top = parent.map(ToString::to_string).unwrap_or_default();
+            let top = chain.last().map(ToString::to_string).unwrap_or_default();
             self.content.label(image, Labels::from([(key, top)])).await?;
         }
         Ok(())
     }
 
-    async fn unpack_layer(
+    /// Unpacks layers, the lowest first, or side by side where the snapshotter can put them together afterwards.
+    async fn unpack_stack(
         &self,
-        target: &Target,
-        layer: &Descriptor,
-        diff_id: &Digest,
-        chain_id: &Digest,
-        parent: Option<&Digest>,
-        arrived: Option<watch::Receiver<Arrivals>>,
+        target: &Arc<Target>,
+        stack: &[Layer],
+        arrived: Option<&watch::Receiver<Arrivals>>,
     ) -> Result<()> {
-        if self.is_unpacked(target, chain_id).await? {
-            return Ok(());
-        }
-        if let Some(mut arrived) = arrived {
-            let ready = |arrived: &Arrivals| arrived.given_up || arrived.blobs.contains(&layer.digest);
-            match arrived.wait_for(ready).await.map(|arrived| arrived.given_up) {
-                Ok(false) => {}
-                Ok(true) => return Err(Error::cancelled("not all of it could be read")),
-                Err(_) => return Err(Error::not_found(format!("the blob {} never came", layer.digest))),
-            }
-        }
-        let ns = self.content.ctx.namespace()?;
-        let _only = self.locks.lock(format!("{ns}/{}/{chain_id}", target.name)).await;
-        let Some((key, mounts)) = self.prepare(target, layer, chain_id, parent).await? else {
-            return Ok(());
-        };
-        let ctx = &self.content.ctx;
-        let committed = match self.apply(target, layer, diff_id, mounts).await {
-            Ok(()) => {
-                let labels = snapshot_labels(layer, chain_id);
-                target.snapshotter.commit(ctx, chain_id.as_str(), &key, labels).await
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = committed {
-            if let Err(left) = target.snapshotter.remove(ctx, &key).await
-                && !left.is_not_found()
+        let at_once = if target.rebase { self.at_once } else { 1 };
+        let (failed, turns) = (watch::Sender::new(false), Arc::new(Semaphore::new(at_once)));
+        // Aborted when this is dropped: a client that hung up must not have its image unpacked.
+        let mut tasks = JoinSet::new();
+        let mut begun = VecDeque::new();
+        let mut waiting = stack.iter();
+        let mut outcome = Ok(());
+        for layer in stack {
+            let ahead = if at_once == 1 { 1 } else { usize::MAX };
+            while begun.len() < ahead
+                && let Some(next) = waiting.next()
             {
-                tracing::warn!(key, error = %left, "a half-unpacked snapshot is left to garbage collection");
+                let job = Job {
+                    unpacker: self.clone(),
+                    target: Arc::clone(target),
+                    layer: next.clone(),
+                    alone: at_once > 1 && next.parent.is_some(),
+                };
+                let (result, here) = oneshot::channel();
+                let (turns, failed, arrived) = (Arc::clone(&turns), failed.subscribe(), arrived.cloned());
+                tasks.spawn(async move {
+                    let _ = result.send((job.put_down(&turns, failed, arrived).await, job));
+                });
+                begun.push_back(here);
             }
-            if !error.is_already_exists() {
-                return Err(error);
-            }
-        }
-        let labels = Labels::from([(LABEL_UNCOMPRESSED.to_owned(), diff_id.to_string())]);
-        self.content.label(&layer.digest, labels).await
-    }
-
-    /// Whether the snapshot is there; if so, our lease holds it from now on.
-    async fn is_unpacked(&self, target: &Target, chain_id: &Digest) -> Result<bool> {
-        let ctx = &self.content.ctx;
-        let there = || async {
-            match target.snapshotter.stat(ctx, chain_id.as_str()).await {
-                Ok(_) => Ok(true),
-                Err(error) if error.is_not_found() => Ok(false),
-                Err(error) => Err(error.context(format!("look for the snapshot {chain_id}"))),
-            }
-        };
-        if !there().await? {
-            return Ok(false);
-        }
-        if let Some(lease) = &ctx.lease {
-            let resource = LeaseResource {
-                id: chain_id.to_string(),
-                kind: format!("snapshots/{}", target.name),
+            let Some(here) = begun.pop_front() else { break };
+            let (put, job) = here.await.map_err(|_| {
+                Error::internal(format!(
+                    "the unpacking of layer {} ended early",
+                    layer.descriptor.digest
+                ))
+            })?;
+            let done = match put {
+                // What was put down for nothing has to go, or it stays until garbage is collected.
+                Ok(put) if outcome.is_err() => {
+                    job.discard(put).await;
+                    Ok(())
+                }
+                Ok(put) => job.finish(put).await,
+                Err(error) => Err(error),
             };
-            self.leases.add_resource(ctx, lease, resource).await?;
-        }
-        // A collection may have come between the look and the lease.
-        there().await
-    }
-
-    /// A snapshot to unpack into; `None` when the layer turns out to be there.
-    async fn prepare(
-        &self,
-        target: &Target,
-        layer: &Descriptor,
-        chain_id: &Digest,
-        parent: Option<&Digest>,
-    ) -> Result<Option<(String, Vec<Mount>)>> {
-        let parent = parent.map_or("", Digest::as_str);
-        let mut last = None;
-        for _ in 0..PREPARE_TRIES {
-            // Another transfer had the lock until now, or a remote snapshotter has the layer.
-            if self.is_unpacked(target, chain_id).await? {
-                return Ok(None);
-            }
-            let key = format!("extract-{} {chain_id}", unique());
-            let labels = snapshot_labels(layer, chain_id);
-            match target
-                .snapshotter
-                .prepare(&self.content.ctx, &key, parent, labels)
-                .await
+            if let Err(error) = done
+                && outcome.is_ok()
             {
-                Ok(mounts) => return Ok(Some((key, mounts))),
-                Err(error) if error.is_already_exists() => last = Some(error),
-                Err(error) => return Err(error.context("prepare a snapshot for it")),
+                failed.send_replace(true);
+                outcome = Err(error.context(format!(
+                    "unpack the layer {} with snapshotter {:?}",
+                    layer.descriptor.digest, target.name
+                )));
+                if at_once == 1 {
+                    break;
+                }
             }
         }
-        if self.is_unpacked(target, chain_id).await? {
-            return Ok(None);
-        }
-        Err(last
-            .unwrap_or_else(|| Error::internal("no snapshot was prepared"))
-            .context("prepare a snapshot for it"))
+        outcome
     }
-
-    async fn apply(&self, target: &Target, layer: &Descriptor, diff_id: &Digest, mounts: Vec<Mount>) -> Result<()> {
-        let options = ApplyOptions::default();
-        let applied = target
-            .applier
-            .apply(&self.content.ctx, layer.to_contract(), mounts, options)
-            .await?;
-        if applied.digest == *diff_id {
-            return Ok(());
-        }
-        Err(Error::failed_precondition(format!(
-            "its content has the digest {}, but the image's configuration says {diff_id}: the image is inconsistent",
-            applied.digest
-        )))
-    }
-}
-
-fn snapshot_labels(layer: &Descriptor, chain_id: &Digest) -> Labels {
-    let inherited = layer.annotations.iter().filter(|(key, _)| key.starts_with(INHERITED));
-    let mut labels: Labels = inherited.map(|(key, value)| (key.clone(), value.clone())).collect();
-    labels.insert(LABEL_SNAPSHOT_REF.to_owned(), chain_id.to_string());
-    labels
 }
 
 #[cfg(test)]

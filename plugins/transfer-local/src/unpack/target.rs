@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use containerd_client::types::transfer::UnpackConfiguration;
-use orlop_plugin::contract::{Applier, Snapshotter};
+use orlop_plugin::contract::{Applier, REBASE, Snapshotter};
 use orlop_plugin::registration::{host_platform, kind};
 use orlop_plugin::{Error, Host, Result};
 
@@ -11,6 +11,8 @@ use crate::config::UnpackConfig;
 use crate::oci::Platform;
 
 const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
+/// The differ that says when a layer cannot be applied by itself.
+const WALKING: &str = "walking";
 
 /// A snapshotter and a differ for the images of a platform.
 pub struct Target {
@@ -22,6 +24,9 @@ pub struct Target {
     pub snapshotter: Arc<dyn Snapshotter>,
     /// What applies the layers.
     pub applier: Arc<dyn Applier>,
+    /// Layers can be unpacked without their parents, and committed onto them: by the snapshotter, and by an applier that knows what it
+    /// cannot do so.
+    pub rebase: bool,
 }
 
 // === impl Target ===
@@ -43,8 +48,8 @@ pub async fn targets(
     host: &Host,
     configured: &[UnpackConfig],
     requested: &[UnpackConfiguration],
-) -> Result<Vec<Target>> {
-    let mut targets: Vec<Target> = Vec::new();
+) -> Result<Vec<Arc<Target>>> {
+    let mut targets: Vec<Arc<Target>> = Vec::new();
     for request in requested {
         let platform = match &request.platform {
             Some(platform) => Platform::from(platform).normalized(),
@@ -62,21 +67,28 @@ pub async fn targets(
         {
             continue;
         }
-        let applier = match entry
-            .map(|entry| entry.differ.as_str())
-            .filter(|differ| !differ.is_empty())
-        {
-            Some(differ) => named_differ(host, differ).await?,
-            None => host.applier()?,
+        let differ = entry.map_or("", |entry| entry.differ.as_str());
+        let applier = match differ {
+            "" => host.applier()?,
+            named => named_differ(host, named).await?,
         };
-        targets.push(Target {
+        let rebase = matches!(differ, "" | WALKING) && can_rebase(host, name).await?;
+        targets.push(Arc::new(Target {
             platform,
             name: name.to_owned(),
             snapshotter: host.snapshotter(name)?,
             applier,
-        });
+            rebase,
+        }));
     }
     Ok(targets)
+}
+
+/// Whether the snapshotter says that it has `commit_onto`.
+async fn can_rebase(host: &Host, name: &str) -> Result<bool> {
+    let snapshotters = host.plugins(kind::SNAPSHOTTER).await?;
+    let plugin = snapshotters.iter().find(|plugin| plugin.uri.id == name);
+    Ok(plugin.is_some_and(|plugin| plugin.capabilities.iter().any(|capability| capability == REBASE)))
 }
 
 /// The configuration's entry for a request: that of its snapshotter; without one, the default's or else the first of the platform.
