@@ -27,3 +27,7 @@ bench *args:
 # The devmapper snapshotter on real thin pools, in an emulated machine
 devmapper *filter:
     ./scripts/devmapper/run {{filter}}
+# Fuzz one target (layer, config, document, filter, reference) for some time; needs `cargo install cargo-fuzz`
+fuzz target seconds="600":
+    mkdir -p fuzz/corpus/{{target}}
+    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . -s none {{target}} corpus/{{target}} seeds/{{target}} -- -max_total_time={{seconds}} -timeout=20 -max_len=16384

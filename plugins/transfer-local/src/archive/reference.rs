@@ -24,7 +24,8 @@ pub fn familiarize(reference: &str) -> Result<String> {
     let parts = parse(reference)?;
     let name = match (parts.domain, parts.path.strip_prefix("library/")) {
         ("docker.io", Some(official)) if !official.contains('/') => official.to_owned(),
-        ("docker.io", _) => parts.path,
+        // Without its registry, the first part would be taken for one.
+        ("docker.io", _) if parts.path.split_once('/').is_none_or(|(first, _)| !is_domain(first)) => parts.path,
         (domain, _) => format!("{domain}/{}", parts.path),
     };
     let tag = match (parts.tag, parts.digest) {
@@ -135,7 +136,8 @@ pub(crate) fn is_host(domain: &str) -> bool {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (domain, "0"),
     };
-    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let bracketed = bracketed.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
     let label = |label: &str| {
         !label.is_empty()
             && !label.starts_with('-')
@@ -241,5 +243,27 @@ mod tests {
         assert_eq!(under_prefix("a/b", "a/bc:1", true), None);
         assert_eq!(under_prefix("a/b", "c/d:1", false).as_deref(), Some("c/d:1"));
         assert_eq!(under_prefix("", "c/d:1", false), None);
+    }
+
+    #[test]
+    fn a_short_name_leads_back_to_the_full_one() {
+        for full in [
+            "docker.io/library/alpine:3",
+            "docker.io/a.b/c:1",
+            "docker.io/localhost/c:1",
+            "quay.io/a/b:1",
+        ] {
+            let short = familiarize(full).expect("valid");
+            assert_eq!(normalize(&short).expect("valid"), full, "{short}");
+        }
+        assert_eq!(familiarize("docker.io/a.b/c:1").expect("valid"), "docker.io/a.b/c:1");
+    }
+
+    #[test]
+    fn what_stands_in_brackets_is_an_address() {
+        assert!(is_host("[::1]:5000") && is_host("[2001:db8::1]"));
+        for bad in ["[a?b]:5000", "[]", "[..]", "[::1", "[::1]x"] {
+            assert!(!is_host(bad), "{bad}");
+        }
     }
 }
