@@ -7,6 +7,7 @@
 #![allow(clippy::unnecessary_debug_formatting)]
 
 pub mod command;
+pub mod crafted;
 pub mod daemon;
 pub mod image;
 pub mod process;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::compression::Compression;
 use super::root::Root;
+use super::stages::Expansion;
 use super::tar::Archive;
 use super::unpack::Unpacker;
 use super::{explain, shown, stages};
@@ -38,6 +39,8 @@ pub struct ApplyOptions {
     pub same_owner: bool,
     /// Whether to `syncfs` before returning.
     pub sync: bool,
+    /// How much the layer may grow when it is decompressed.
+    pub expansion: Expansion,
 }
 
 impl Default for ApplyOptions {
@@ -48,6 +51,7 @@ impl Default for ApplyOptions {
             alone: false,
             same_owner: true,
             sync: false,
+            expansion: Expansion::default(),
         }
     }
 }
@@ -63,7 +67,7 @@ pub struct Applied {
 
 /// Applies the layer in `source` to the directory `root`. No entry leaves `root`, whatever its path or the links in its way.
 ///
-/// `InvalidArgument` for a damaged archive; an [`Error`] inside one of `source`'s I/O errors comes back with its own code.
+/// `InvalidArgument` for a damaged archive, `ResourceExhausted` for one that grows beyond measure; an [`Error`] inside one of `source`'s I/O errors comes back with its own code.
 pub fn apply(
     source: impl BufRead + Send,
     compression: Compression,
@@ -73,7 +77,7 @@ pub fn apply(
     let doing = || format!("apply a layer to {}", root.display());
     let tree = Root::open(root, options).map_err(|error| explain(doing(), error))?;
     std::thread::scope(|scope| {
-        let (tar, digest) = stages::start(scope, source, compression);
+        let (tar, digest) = stages::start(scope, source, compression, options.expansion);
         let mut archive = Archive::new(tar);
         let mut unpacker = Unpacker::new(tree, options, in_user_namespace());
         while let Some(entry) = archive.next().map_err(|error| explain(doing(), error))? {
@@ -95,14 +99,14 @@ pub fn apply(
 
 /// Hands the tar in `source` to `work`, and reads what that leaves of it. What `work` gives back comes with what was read, as from [`apply`].
 ///
-/// `InvalidArgument` for a damaged stream.
+/// `InvalidArgument` for a damaged stream, `ResourceExhausted` for one that grows beyond measure.
 pub fn read_tar<T>(
     source: impl BufRead + Send,
     compression: Compression,
     work: impl FnOnce(&mut dyn Read) -> Result<T>,
 ) -> Result<(T, Applied)> {
     std::thread::scope(|scope| {
-        let (mut tar, digest) = stages::start(scope, source, compression);
+        let (mut tar, digest) = stages::start(scope, source, compression, Expansion::default());
         let worked = work(&mut tar)?;
         std::io::copy(&mut tar, &mut std::io::sink()).map_err(|error| explain("read a layer", error))?;
         // It ends with its last chunk.

@@ -30,6 +30,7 @@ pub use changes::{Change, ChangeKind, changes};
 pub use compression::Compression;
 pub use feed::{Feed, Feeder, Outlet, feed, outlet};
 pub use make::{Made, MakeOptions, make};
+pub use stages::Expansion;
 
 use std::io;
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use orlop_plugin::contract::Code;
+use orlop_plugin::layer::{ApplyOptions, Compression, Expansion, apply};
 use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
@@ -158,6 +159,25 @@ fn damaged_archives_are_errors() {
     let root = directory();
     unpack(&whole[..whole.len() - 1024], root.path()).expect("applied");
     unpack(&[], root.path()).expect("applied");
+}
+
+#[test]
+fn what_grows_beyond_measure_is_given_up() {
+    let bomb = archive(&[("zeros", FILE, &"\0".repeat(8 << 20))]);
+    let packed = zstd::encode_all(&bomb[..], 1).expect("packed");
+    let expand = |free, ratio| {
+        let root = directory();
+        let options = ApplyOptions {
+            expansion: Expansion { free, ratio },
+            ..ApplyOptions::default()
+        };
+        apply(&packed[..], Compression::Detect, root.path(), &options)
+    };
+    let error = expand(1 << 20, 200).expect_err("a bomb");
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("more than 200 times"), "{error}");
+    expand(1 << 20, 1 << 20).expect("allowed to grow so much");
+    expand(16 << 20, 1).expect("small enough");
 }
 
 #[test]

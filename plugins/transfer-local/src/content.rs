@@ -12,7 +12,7 @@ use orlop_plugin::contract::{
 use orlop_plugin::{Error, Result};
 use tokio::time::sleep;
 
-use crate::oci::{Descriptor, MAX_DOCUMENT};
+use crate::oci::{Descriptor, check_size};
 
 /// Pieces of a stream are gathered up to this size, because each write to the store is a hop to a thread that may block.
 const WRITE_SIZE: usize = 256 << 10;
@@ -67,12 +67,7 @@ impl Content {
 
     /// A whole document. `InvalidArgument` when it is larger than a document may be.
     pub async fn read_document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        if descriptor.size > MAX_DOCUMENT {
-            return Err(Error::invalid_argument(format!(
-                "the {} {} has {} bytes: a document of an image may have {MAX_DOCUMENT}",
-                descriptor.media_type, descriptor.digest, descriptor.size
-            )));
-        }
+        check_size(descriptor)?;
         self.check(descriptor).await?;
         let mut bytes = Vec::with_capacity(descriptor.size as usize);
         let mut pieces = self.read(&descriptor.digest).await?;

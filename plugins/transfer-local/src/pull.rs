@@ -17,7 +17,10 @@ use crate::config::Config;
 use crate::content::Content;
 use crate::image_store;
 use crate::lease::Leased;
-use crate::oci::{Descriptor, Document, Index, Manifest, Platform, PlatformFilter, media_type, parse_document};
+use crate::oci::{
+    Descriptor, Document, Index, Manifest, Platform, PlatformFilter, check_nesting, check_size, media_type,
+    parse_document,
+};
 use crate::progress::{Jobs, Progress, TICK};
 use crate::registry::{Fetched, Network, Registry, add_source};
 use crate::unpack::{Arrivals, KeyedLocks, Unpacker, targets};
@@ -26,6 +29,9 @@ use crate::walk::{Selection, label, wanted};
 
 /// Documents of one index fetched at a time.
 const DOCUMENTS_AT_ONCE: usize = 8;
+
+/// Platforms that are told of an image which is not there for the wanted one.
+const MAX_TOLD: usize = 20;
 
 /// What a pull needs of the daemon.
 pub struct Pull<'a> {
@@ -187,12 +193,7 @@ impl Descent<'_> {
         ancestors: Arc<Vec<Digest>>,
     ) -> BoxFuture<'_, Result<()>> {
         async move {
-            if ancestors.contains(&descriptor.digest) {
-                return Err(Error::invalid_argument(format!(
-                    "the index {} contains itself: such an image cannot be stored",
-                    descriptor.digest
-                )));
-            }
+            check_nesting(&descriptor.digest, &ancestors)?;
             let new = self
                 .seen
                 .lock()
@@ -247,8 +248,10 @@ impl Descent<'_> {
             .manifests
             .iter()
             .filter_map(|child| child.platform.as_ref())
+            .take(MAX_TOLD)
             .map(ToString::to_string)
             .collect();
+        let more = if index.manifests.len() > MAX_TOLD { ", …" } else { "" };
         let children = wanted(index, self.selection);
         if children.iter().any(|child| platforms.accepts(child.platform.as_ref())) {
             return Ok(children);
@@ -256,7 +259,10 @@ impl Descent<'_> {
         Err(Error::not_found(if all.is_empty() {
             format!("the index {} names no image", descriptor.digest)
         } else {
-            format!("the image is not there for {platforms}, but for {}", all.join(", "))
+            format!(
+                "the image is not there for {platforms}, but for {}{more}",
+                all.join(", ")
+            )
         }))
     }
 }
@@ -316,6 +322,10 @@ struct Fetcher {
 
 impl Fetcher {
     async fn document(&self, descriptor: &Descriptor, parent: Option<&Descriptor>) -> Result<()> {
+        let kind = &descriptor.media_type;
+        if media_type::is_manifest(kind) || media_type::is_index(kind) || media_type::is_config(kind) {
+            check_size(descriptor)?;
+        }
         self.jobs.add(descriptor, parent);
         self.blob(descriptor).await
     }

@@ -8,7 +8,7 @@ use orlop_plugin::{Error, Result};
 
 use crate::content::Content;
 use crate::gc_labels::child_labels;
-use crate::oci::{Descriptor, Document, Index, Manifest, PlatformFilter, media_type, parse_document};
+use crate::oci::{Descriptor, Document, Index, Manifest, PlatformFilter, check_nesting, media_type, parse_document};
 
 /// What of an image is wanted.
 #[derive(Clone, Debug, Default)]
@@ -68,12 +68,7 @@ async fn descend(content: &Content, root: &Descriptor, selection: &Selection) ->
         ancestors: Arc::default(),
     }];
     while let Some(Step { descriptor, ancestors }) = steps.pop() {
-        if ancestors.contains(&descriptor.digest) {
-            return Err(Error::invalid_argument(format!(
-                "the index {} contains itself: such an image cannot be stored",
-                descriptor.digest
-            )));
-        }
+        check_nesting(&descriptor.digest, &ancestors)?;
         if !seen.insert((descriptor.digest.clone(), descriptor.media_type.clone())) {
             continue;
         }

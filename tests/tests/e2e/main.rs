@@ -5,6 +5,7 @@
 // A test that cannot unwrap has failed.
 #![allow(clippy::unwrap_used)]
 
+mod bad_input;
 mod client_path;
 mod clients;
 mod config;

@@ -14,7 +14,11 @@ pub(super) fn records(mut body: &[u8]) -> io::Result<Vec<(&[u8], &[u8])>> {
             let space = body.iter().position(|&b| b == b' ')?;
             let length: usize = std::str::from_utf8(&body[..space]).ok()?.parse().ok()?;
             let record = body.get(space + 1..length)?.strip_suffix(b"\n")?;
-            let equals = record.iter().position(|&b| b == b'=')?;
+            // A key without a letter, or with a NUL, is none in Go's reader either.
+            let equals = record.iter().position(|&b| b == b'=').filter(|&at| at > 0)?;
+            if record[..equals].contains(&0) {
+                return None;
+            }
             body = &body[length..];
             Some((&record[..equals], &record[equals + 1..]))
         })();
@@ -109,6 +113,8 @@ mod tests {
             b"2 \n",
             b"0 a=b\n",
             b"9 pathxxx\n",
+            b"5 =b\n",
+            b"8 a\0b=c\n",
         ] {
             assert!(records(bad).is_err(), "{bad:?}");
         }

@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::descriptor::null_is_empty;
-use super::{Descriptor, Platform, media_type};
+use super::{Descriptor, MAX_DOCUMENT, MAX_NESTING, Platform, media_type};
 
 /// A manifest: the configuration and the layers of one image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +125,32 @@ pub fn parse_document(descriptor: &Descriptor, bytes: &[u8]) -> Result<Option<Do
             .map(|index| Some(Document::Index(index)))
             .map_err(json)
     }
+}
+
+/// Refuses an index or a manifest below too many indexes, or below itself; `ancestors` are the indexes above it.
+pub fn check_nesting(digest: &Digest, ancestors: &[Digest]) -> Result<()> {
+    if ancestors.contains(digest) {
+        return Err(Error::invalid_argument(format!(
+            "the index {digest} contains itself: such an image cannot be stored"
+        )));
+    }
+    if ancestors.len() > MAX_NESTING {
+        return Err(Error::invalid_argument(format!(
+            "more than {MAX_NESTING} indexes stand one in the other, down to {digest}: no image needs that"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a document of an image that says it is larger than one may be.
+pub fn check_size(descriptor: &Descriptor) -> Result<()> {
+    if descriptor.size > MAX_DOCUMENT {
+        return Err(Error::invalid_argument(format!(
+            "the {} {} has {} bytes: a document of an image may have {MAX_DOCUMENT}",
+            descriptor.media_type, descriptor.digest, descriptor.size
+        )));
+    }
+    Ok(())
 }
 
 /// Reads an image configuration.

@@ -93,7 +93,10 @@ impl Unpacker {
             .iter()
             .filter(|layer| media_type::is_layer(&layer.media_type))
             .collect();
-        if layers.is_empty() {
+        let ids = &config.rootfs.diff_ids;
+        // An artifact, whose layers are none of a file system, says so by its platform.
+        let wanted = self.targets.iter().any(|target| target.serves(&config.platform));
+        if !wanted || (layers.is_empty() && ids.is_empty()) {
             return Ok(());
         }
         let image = &manifest.config.digest;
