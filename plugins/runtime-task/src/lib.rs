@@ -20,6 +20,7 @@ mod connection;
 mod convert;
 mod events;
 mod load;
+mod rootfs;
 mod service;
 mod shim_log;
 mod shims;

@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 use crate::bootstrap::Bootstrap;
 use crate::bundle::Bundle;
 use crate::connection::{Connection, Failure};
-use crate::{convert, shim_log};
+use crate::{convert, rootfs, shim_log};
 
 /// What is told of a process nobody saw end.
 pub const UNKNOWN_STATUS: u32 = 255;
@@ -145,10 +145,13 @@ impl Task {
         checkpoint: String,
         deadline: Option<Instant>,
     ) -> Answer<u32> {
+        let rootfs = rootfs::for_the_shim(request.rootfs, self.bundle.rootfs())
+            .await
+            .map_err(Failure::Answered)?;
         let request = api::CreateTaskRequest {
             id: self.id().to_owned(),
             bundle: self.bundle.path.to_string_lossy().into_owned(),
-            rootfs: convert::mounts(request.rootfs),
+            rootfs: convert::mounts(rootfs),
             terminal: request.stdio.terminal,
             stdin: request.stdio.stdin,
             stdout: request.stdio.stdout,

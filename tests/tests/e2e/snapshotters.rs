@@ -1,9 +1,13 @@
 //! Containers on snapshotters other than the default one.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use orlop_plugin::contract::Mount;
+use orlop_plugin::channel::socket;
+use orlop_plugin::contract::{CreateTask, Ctx, Mount, Namespace};
 use orlop_plugin::mount::mount_one;
+use orlop_plugin::rpc;
+use orlop_plugin::snapshots::{GID_MAPPING, UID_MAPPING};
 use orlop_plugin::testkit::image;
 use orlop_tests::image::{BUSYBOX, layered};
 use orlop_tests::{Daemon, Output, built, program};
@@ -142,6 +146,55 @@ fn three_hundred_layers_run() {
     daemon.ctr(&format!("images unmount --rm {}", target.display())).ok();
 }
 
+/// Debian's shim knows no mapped mounts, and runs the container all the same: its root owns the image's files, which stay whose they were.
+#[tokio::test]
+async fn a_container_with_ids_of_its_own_needs_no_copy_of_its_image() {
+    let daemon = Daemon::orlop().start();
+    daemon.import_busybox();
+    let ctx = Ctx {
+        namespace: Some(Namespace::new(daemon.namespace()).unwrap()),
+        ..Ctx::default()
+    };
+    let channel = || socket::connect(daemon.address());
+    let tasks = rpc::tasks::connect(channel());
+    for snapshotter in ["overlayfs", "erofs"] {
+        daemon
+            .ctr(&format!(
+                "containers create --snapshotter {snapshotter} {BUSYBOX} {snapshotter} /bin/true"
+            ))
+            .ok();
+        let snapshots = rpc::snapshotter::connect(channel(), snapshotter);
+        let parent = snapshots.stat(&ctx, snapshotter).await.unwrap().parent;
+        let labels = [
+            (UID_MAPPING, "0:70000:1000"),
+            (GID_MAPPING, "0:80000:1000"),
+            // No record refers to it.
+            ("containerd.io/gc.root", "test"),
+        ];
+        let ids = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
+        let rootfs = snapshots.prepare(&ctx, "mapped", &parent, ids).await.unwrap();
+        let request = CreateTask {
+            container_id: snapshotter.to_owned(),
+            rootfs,
+            ..CreateTask::default()
+        };
+        tasks.create(&ctx, request).await.unwrap();
+        let bundle = daemon
+            .path("state/io.containerd.runtime.v2.task")
+            .join(daemon.namespace())
+            .join(snapshotter);
+        let owner = std::fs::metadata(bundle.join("rootfs/bin/busybox")).unwrap();
+        assert_eq!((owner.uid(), owner.gid()), (70000, 80000), "{snapshotter}");
+        tasks.start(&ctx, snapshotter, "").await.unwrap();
+        assert_eq!(tasks.wait(&ctx, snapshotter, "").await.unwrap().status, 0);
+        tasks.delete(&ctx, snapshotter, "").await.unwrap();
+        assert!(!bundle.exists(), "nothing stays mounted");
+        snapshots.remove(&ctx, "mapped").await.unwrap();
+    }
+    let plugins = daemon.ctr("plugins ls -d id==overlayfs").ok();
+    assert!(plugins.contains("remap-ids"), "{plugins}");
+}
+
 /// Nobody but the EROFS differ is there to apply anything: by the transfer service for our client, by the diff service for Debian's.
 #[test]
 fn on_erofs_by_its_differ() {
@@ -149,7 +202,7 @@ fn on_erofs_by_its_differ() {
     let daemon = Daemon::orlop()
         .config(
             "[plugins.\"io.containerd.service.v1.diff-service\"]\ndefault = [\"erofs\"]\n\
-             [plugins.\"io.containerd.differ.v1.erofs\"]\nmkfs_options = [\"-zlz4\"]\n\
+             [plugins.\"io.containerd.differ.v1.erofs\"]\nmkfs_options = [\"-T1234567890\"]\n\
              [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n\
              platform = \"linux\"\nsnapshotter = \"erofs\"\ndiffer = \"erofs\"",
         )
@@ -168,6 +221,10 @@ fn on_erofs_by_its_differ() {
         orlop_tests::command::run(&mut import).ok();
         layers_are_one_root(&daemon, client, "erofs", id, LAYERS);
     }
+    let time = daemon.ctr(&format!(
+        "run --rm --snapshotter erofs {BUSYBOX} time /bin/stat -c %Y /bin/busybox"
+    ));
+    assert_eq!(time.ok(), "1234567890\n", "mkfs_options are mkfs.erofs'");
     let snapshots = daemon.path("root/io.containerd.snapshotter.v1.erofs/snapshots");
     let mut images = 0;
     for snapshot in std::fs::read_dir(snapshots).unwrap().flatten() {
@@ -176,6 +233,19 @@ fn on_erofs_by_its_differ() {
     }
     // Those of the first import may have been collected: the second has taken its name.
     assert!(images > LAYERS, "{images}");
+    // What a container adds is made a layer of by the same differ.
+    let run = format!("run -d --snapshotter erofs {BUSYBOX} changed /bin/sh -c");
+    let mut run: Vec<&str> = run.split(' ').collect();
+    run.push("/bin/touch /added-by-it; exec /bin/sleep 1000");
+    orlop_tests::command::run(daemon.command(built("ctr")).args(run)).ok();
+    let diff = "snapshots --snapshotter erofs diff --media-type application/vnd.oci.image.layer.v1.tar changed";
+    orlop_tests::command::eventually("the layer has the file", || {
+        daemon.ctr(diff).ok().contains("added-by-it")
+    });
+    // Another snapshotter's mounts are not its business.
+    let archive = layered(&daemon.path(""), BUSYBOX, daemon.namespace(), 0);
+    let refused = daemon.ctr(&format!("images import --snapshotter native {}", archive.display()));
+    assert!(refused.fails().contains("EROFS"));
 }
 
 #[test]
@@ -196,5 +266,14 @@ fn those_that_are_not_there_say_why() {
         let details = daemon.ctr(&format!("plugins ls -d id=={id}")).ok();
         // Escaped, as containerd's own client shows it.
         assert!(details.replace('\\', "").contains(reason), "{id}: {details}");
+    }
+    // Those that nobody has here are told in the same words by containerd.
+    let containerd = Daemon::containerd().start();
+    for (id, reason) in [
+        ("zfs", "must be a zfs filesystem to be used with the zfs snapshotter"),
+        ("aufs", "aufs is not supported"),
+    ] {
+        let details = containerd.debian_ctr(&format!("plugins ls -d id=={id}")).ok();
+        assert!(details.contains(reason), "{id}: {details}");
     }
 }
