@@ -83,7 +83,7 @@ async fn a_remapped_root_belongs_to_the_containers_root() {
 async fn the_layers_of_a_remapped_container_show_its_own_ids() {
     let root = tempfile::tempdir().expect("a directory");
     let instance = start(root.path(), "").await.expect("it starts");
-    assert_eq!(instance.capabilities, ["remap-ids", "only-remap-ids"]);
+    assert_eq!(instance.capabilities, ["rebase", "remap-ids", "only-remap-ids"]);
     let (snapshotter, ctx) = (instance.contracts.snapshotter.expect("a snapshotter"), Ctx::daemon());
     let mut parent = String::new();
     for layer in ["lower", "upper"] {
