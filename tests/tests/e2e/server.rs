@@ -158,8 +158,9 @@ fn through_tls(directory: &Path, port: u16, arguments: &str) -> (PathBuf, std::t
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).unwrap();
     let mut command = Command::new("openssl");
-    let line =
-        format!("s_client -quiet -verify_return_error -alpn h2 -CAfile ca.pem -connect localhost:{port} {arguments}");
+    let line = format!(
+        "s_client -quiet -no_ign_eof -verify_return_error -alpn h2 -CAfile ca.pem -connect localhost:{port} {arguments}"
+    );
     command.args(line.split_whitespace()).current_dir(directory);
     let relay = std::thread::spawn(move || {
         let (client, _) = listener.accept().unwrap();
